@@ -1,0 +1,26 @@
+/*
+ * Camera images to the model's square: the longer side fills it, the rest is padding, split evenly.
+ *   resize_with_pad        openpi's (openpi_client/image_tools.py): Pillow's BILINEAR, byte for byte, black padding
+ *   resize_with_pad_torch  lerobot's: torch bilinear without antialias on pixels / 255, then * 2 - 1, padding -1
+ * Both take at most 32 KiB of stack and scratch memory for one intermediate image.
+ */
+#ifndef PI0_POLICY_RESIZE_H
+#define PI0_POLICY_RESIZE_H
+
+#include "base/status.h"
+
+/* Where the resized image lies in the square: width, height >= 1. */
+typedef struct resize_box {
+    int width, height, left, top;
+} resize_box;
+
+/* Refuses (PI0_ERROR_ARGUMENT) an empty image and one so thin that a side shrinks to nothing. */
+pi0_status resize_fit(resize_box *box, int size, int height, int width, pi0_error *error);
+
+/* out: uint8 [size, size, 3]; pixels: uint8 [height, width, 3]. An image of that size already is copied. */
+pi0_status resize_with_pad(uint8_t *out, int size, const uint8_t *pixels, int height, int width, pi0_error *error);
+
+/* out: float32 [3, size, size] in [-1, 1]; pixels: uint8 [height, width, 3]. */
+pi0_status resize_with_pad_torch(float *out, int size, const uint8_t *pixels, int height, int width, pi0_error *error);
+
+#endif
