@@ -2,6 +2,7 @@
 #ifndef PI0_CHECKPOINT_TENSOR_H
 #define PI0_CHECKPOINT_TENSOR_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -42,10 +43,13 @@ typedef struct tensor {
 
 /* "BF16", as safetensors spells it: static string. */
 const char *tensor_dtype_name(tensor_dtype dtype);
+/* The inverse; false for a name that is none of ours. */
+bool tensor_dtype_from_name(const char *name, tensor_dtype *dtype);
 /* Bytes of one element. */
 size_t tensor_dtype_size(tensor_dtype dtype);
 int64_t tensor_elements(const tensor *tensor);
 /* "[1152, 3, 14, 14]" into text[size]; returns text. */
 char *tensor_shape_text(const tensor *tensor, char *text, size_t size);
+char *shape_text(int rank, const int64_t *shape, char *text, size_t size);
 
 #endif
