@@ -1,0 +1,164 @@
+/* The context of the CPU ops: scratch memory, choice of variants, and the public ops, which time themselves. */
+#include <omp.h>
+
+#include "base/clock.h"
+#include "base/memory.h"
+#include "cpu/context.h"
+
+static size_t scratch_layout(ops *context, unsigned char *base) {
+    arena arena = {.base = base, .capacity = context->scratch_bytes};
+    arena_take(&arena, (size_t)context->threads * context->options.max_keys, sizeof(double));
+    return arena.used;
+}
+
+pi0_status ops_open(ops **context, const ops_options *options, pi0_error *error) {
+    *context = NULL;
+    cpu_isa best = cpu_isa_best();
+    if (options->isa > best)
+        return error_set(error, PI0_ERROR_UNSUPPORTED, "instruction set %s asked for, this CPU has %s",
+                         cpu_isa_name(options->isa), cpu_isa_name(best));
+    if (options->precision != PI0_PRECISION_F32 && options->precision != PI0_PRECISION_BF16)
+        return error_set(error, PI0_ERROR_UNSUPPORTED, "the CPU computes in f32 or bf16");
+    ops *opened = memory_zeroed(1, sizeof *opened);
+    if (!opened) return error_memory(error, sizeof *opened, "CPU ops");
+    opened->options = *options;
+    opened->threads = options->threads > 0 ? options->threads : omp_get_num_procs();
+    opened->storage = options->precision == PI0_PRECISION_F32 ? OPERAND_F32 : OPERAND_ROUNDED;
+    opened->table = plain_table;
+    opened->scratch_bytes = scratch_layout(opened, NULL);
+    opened->scratch = memory_allocate(opened->scratch_bytes);
+    if (!opened->scratch) {
+        pi0_status status = error_memory(error, opened->scratch_bytes, "CPU scratch memory");
+        ops_close(&opened);
+        return status;
+    }
+    scratch_layout(opened, opened->scratch);
+    *context = opened;
+    return PI0_OK;
+}
+
+void ops_close(ops **context) {
+    if (!*context) return;
+    memory_release((*context)->scratch);
+    memory_release(*context);
+    *context = NULL;
+}
+
+size_t ops_scratch_bytes(const ops *context) { return context->scratch_bytes; }
+int ops_threads(const ops *context) { return context->threads; }
+
+size_t ops_operand_bytes(const ops *context, size_t elements) {
+    return elements * (context->storage == OPERAND_BF16 ? sizeof(bf16) : sizeof(float));
+}
+
+operand *operand_at(const ops *context, const operand *base, size_t element) {
+    return base ? (operand *)((unsigned char *)base + ops_operand_bytes(context, element)) : NULL;
+}
+
+/* Runs a statement and adds its wall time to the op kind when profiling. */
+#define TIMED(kind, ...)                                                                                               \
+    do {                                                                                                               \
+        if (!context->profile.enabled) {                                                                               \
+            __VA_ARGS__;                                                                                               \
+            break;                                                                                                     \
+        }                                                                                                              \
+        double start_ = clock_ms();                                                                                    \
+        __VA_ARGS__;                                                                                                   \
+        context->profile.ms[context->profile.stage][kind] += clock_ms() - start_;                                      \
+        context->profile.calls[context->profile.stage][kind]++;                                                        \
+    } while (0)
+
+void ops_to_operand(ops *context, operand *out, const float *in, size_t count) {
+    TIMED(PI0_OP_OTHER, context->table.to_operand(context, out, in, count));
+}
+
+void ops_from_operand(ops *context, float *out, const operand *in, size_t count) {
+    TIMED(PI0_OP_OTHER, context->table.from_operand(context, out, in, count));
+}
+
+void ops_linear(ops *context, float *y, const operand *x, const weight *w, const float *bias, int rows, bool add) {
+    TIMED(PI0_OP_GEMM, context->table.linear(context, y, x, w, bias, rows, add));
+}
+
+void ops_linear_f32(ops *context, float *y, const float *x, const weight *w, const float *bias, int rows, bool add) {
+    TIMED(PI0_OP_GEMM, context->table.linear_f32(context, y, x, w, bias, rows, add));
+}
+
+void ops_linear_many(ops *context, float *const *y, const operand *x, const weight *const *w, const float *const *bias,
+                     int count, int rows) {
+    TIMED(PI0_OP_GEMM, context->table.linear_many(context, y, x, w, bias, count, rows));
+}
+
+void ops_linear_gelu(ops *context, operand *out, const operand *x, const weight *fc1, const float *bias, int rows) {
+    TIMED(PI0_OP_GEMM, context->table.linear_gelu(context, out, x, fc1, bias, rows));
+}
+
+void ops_linear_gated(ops *context, operand *out, const operand *x, const weight *gate, const weight *up, int rows) {
+    TIMED(PI0_OP_GEMM, context->table.linear_gated(context, out, x, gate, up, rows));
+}
+
+void ops_attention(ops *context, operand *out, const operand *q, const operand *k, const operand *v,
+                   const attention_shape *shape) {
+    TIMED(PI0_OP_ATTENTION, context->table.attention(context, out, q, k, v, shape));
+}
+
+void ops_layer_norm(ops *context, operand *out, const float *x, const float *weight, const float *bias, int rows,
+                    int width) {
+    TIMED(PI0_OP_NORM, context->table.layer_norm(context, out, x, weight, bias, rows, width));
+}
+
+void ops_rms_norm(ops *context, operand *out, const float *x, const float *scale, const float *shift, int rows,
+                  int width) {
+    TIMED(PI0_OP_NORM, context->table.rms_norm(context, out, x, scale, shift, rows, width));
+}
+
+void ops_rms_norm_f32(ops *context, float *out, const float *x, const float *scale, const float *shift, int rows,
+                      int width) {
+    TIMED(PI0_OP_NORM, context->table.rms_norm_f32(context, out, x, scale, shift, rows, width));
+}
+
+void ops_rope(ops *context, operand *out, const float *x, const float *cosine, const float *sine, int rows, int heads,
+              int head_dim) {
+    TIMED(PI0_OP_ROPE, context->table.rope(context, out, x, cosine, sine, rows, heads, head_dim));
+}
+
+void ops_add_gated(ops *context, float *x, const float *y, const float *gate, int rows, int width) {
+    TIMED(PI0_OP_OTHER, context->table.add_gated(context, x, y, gate, rows, width));
+}
+
+void ops_silu(ops *context, float *x, size_t count) {
+    TIMED(PI0_OP_ACTIVATION, context->table.silu(context, x, count));
+}
+
+void ops_patches_u8(ops *context, float *patches, const uint8_t *image, int image_size, int patch_size) {
+    TIMED(PI0_OP_OTHER, context->table.patches_u8(context, patches, image, image_size, patch_size));
+}
+
+void ops_patches_f32(ops *context, float *patches, const float *image, int image_size, int patch_size) {
+    TIMED(PI0_OP_OTHER, context->table.patches_f32(context, patches, image, image_size, patch_size));
+}
+
+void ops_embed(ops *context, float *x, const weight *table, const int32_t *ids, int count, float scale) {
+    TIMED(PI0_OP_OTHER, context->table.embed(context, x, table, ids, count, scale));
+}
+
+void ops_add_rows(ops *context, float *x, const float *y, int rows, int width, int period) {
+    TIMED(PI0_OP_OTHER, context->table.add_rows(context, x, y, rows, width, period));
+}
+
+void ops_euler(ops *context, float *x, const float *v, float dt, size_t count) {
+    TIMED(PI0_OP_OTHER, context->table.euler(context, x, v, dt, count));
+}
+
+void ops_profile(ops *context, bool enabled) { context->profile.enabled = enabled; }
+void ops_profile_stage(ops *context, int stage) { context->profile.stage = stage; }
+
+void ops_profile_read(const ops *context, pi0_timings *timings) {
+    memcpy(timings->op_ms, context->profile.ms, sizeof timings->op_ms);
+    memcpy(timings->op_calls, context->profile.calls, sizeof timings->op_calls);
+}
+
+void ops_profile_reset(ops *context) {
+    memset(context->profile.ms, 0, sizeof context->profile.ms);
+    memset(context->profile.calls, 0, sizeof context->profile.calls);
+}
