@@ -1,0 +1,7 @@
+/* The sub-commands: each takes its own name as argv[0] and returns the exit code. */
+#ifndef PI0_CLI_COMMANDS_H
+#define PI0_CLI_COMMANDS_H
+
+int command_devices(int argc, char **argv);
+
+#endif

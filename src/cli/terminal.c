@@ -1,0 +1,242 @@
+#include "cli/terminal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/memory.h"
+#include "cli/options.h"
+
+/*
+ * The command's only file-scope state: a signal handler can be told nothing else. A slot's path is complete before
+ * `used` says so, and the handler does nothing but unlink, write and _exit.
+ */
+enum { MAX_TEMPORARIES = 16, BAR_WIDTH = 30 };
+static struct temporary {
+    char path[PATH_MAX];
+    volatile sig_atomic_t used;
+} temporaries[MAX_TEMPORARIES];
+static volatile sig_atomic_t bar_shown;
+static bool is_verbose, is_quiet;
+
+void terminal_set(bool verbose, bool quiet) {
+    is_verbose = verbose;
+    is_quiet = quiet;
+}
+
+static void end_at_once(int signal_number) {
+    (void)signal_number;
+    for (int i = 0; i < MAX_TEMPORARIES; i++)
+        if (temporaries[i].used && unlink(temporaries[i].path) != 0 && errno == EISDIR) rmdir(temporaries[i].path);
+    static const char clear[] = "\r\033[K";
+    if (bar_shown && write(STDERR_FILENO, clear, sizeof clear - 1) < 0) _exit(EXIT_INTERRUPTED);
+    _exit(EXIT_INTERRUPTED);
+}
+
+void terminal_catch_signals(void) {
+    struct sigaction action = {.sa_handler = end_at_once};
+    sigfillset(&action.sa_mask);
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGHUP, &action, NULL);
+}
+
+void terminal_temporary_add(const char *path) {
+    size_t length = strlen(path);
+    for (int i = 0; i < MAX_TEMPORARIES && length < PATH_MAX; i++) {
+        if (temporaries[i].used) continue;
+        memcpy(temporaries[i].path, path, length + 1);
+        temporaries[i].used = 1;
+        return;
+    }
+}
+
+void terminal_temporary_forget(const char *path) {
+    for (int i = 0; i < MAX_TEMPORARIES; i++)
+        if (temporaries[i].used && strcmp(temporaries[i].path, path) == 0) temporaries[i].used = 0;
+}
+
+static void print_line(const char *prefix, const char *message) {
+    terminal_progress_end();
+    fprintf(stderr, "pi0: %s", prefix);
+    for (const char *at = message; *at; at++) {
+        unsigned char byte = (unsigned char)*at;
+        bool plain = (byte >= 0x20 && byte != 0x7f) || (byte == '\n' && at[1]);
+        putc(plain ? byte : '?', stderr);
+    }
+    putc('\n', stderr);
+}
+
+static void print_formatted(const char *prefix, const char *format, va_list arguments) {
+    char message[2000];
+    vsnprintf(message, sizeof message, format, arguments);
+    print_line(prefix, message);
+}
+
+void terminal_error(const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    print_formatted("", format, arguments);
+    va_end(arguments);
+}
+
+void terminal_warning(const char *format, ...) {
+    if (is_quiet) return;
+    va_list arguments;
+    va_start(arguments, format);
+    print_formatted("warning: ", format, arguments);
+    va_end(arguments);
+}
+
+int terminal_fail(const pi0_error *error) {
+    print_line("", error->message);
+    return error->status == PI0_ERROR_ARGUMENT ? EXIT_USAGE : EXIT_FAILED;
+}
+
+void terminal_log(void *user, pi0_log_level level, const char *message) {
+    (void)user;
+    if (level == PI0_LOG_ERROR)
+        print_line("", message);
+    else if (level == PI0_LOG_WARNING && !is_quiet)
+        print_line("warning: ", message);
+    else if (level == PI0_LOG_INFO && is_verbose)
+        print_line("", message);
+    else if (level == PI0_LOG_DEBUG && is_verbose)
+        print_line("debug: ", message);
+}
+
+int terminal_progress(void *user, const char *what, double fraction) {
+    (void)user;
+    if (is_quiet || !isatty(STDERR_FILENO)) return 0;
+    if (!(fraction >= 0)) fraction = 0;
+    if (fraction >= 1) {
+        terminal_progress_end();
+        return 0;
+    }
+    char bar[BAR_WIDTH + 1];
+    int filled = (int)(fraction * BAR_WIDTH);
+    for (int i = 0; i < BAR_WIDTH; i++) bar[i] = i < filled ? '#' : '.';
+    bar[BAR_WIDTH] = 0;
+    bar_shown = 1;
+    fprintf(stderr, "\r\033[K%s [%s] %3.0f %%", what, bar, fraction * 100);
+    fflush(stderr);
+    return 0;
+}
+
+void terminal_progress_end(void) {
+    if (!bar_shown) return;
+    fputs("\r\033[K", stderr);
+    bar_shown = 0;
+}
+
+/* ---- output files ---- */
+
+/* "a/b.npy" -> "a" into folder[size] */
+static pi0_status folder_of(const char *path, char *folder, size_t size, pi0_error *error) {
+    const char *slash = strrchr(path, '/');
+    size_t length = slash == path ? 1 : slash ? (size_t)(slash - path) : 1;
+    if (length >= size) return error_set(error, PI0_ERROR_ARGUMENT, "%.100s...: the path is too long", path);
+    memcpy(folder, slash ? path : ".", length);
+    folder[length] = 0;
+    return PI0_OK;
+}
+
+/* Permission bits are looked at as well as asked about: to root every file looks writable, but one that its owner made
+ * read-only is meant to stay as it is. */
+static bool writable(const char *path, const struct stat *status) {
+    return (status->st_mode & 0222) != 0 && access(path, W_OK) == 0;
+}
+
+static pi0_status check_place(const char *path, pi0_error *error) {
+    char folder[PATH_MAX];
+    struct stat status;
+    if (!path[0] || path[strlen(path) - 1] == '/')
+        return error_set(error, PI0_ERROR_ARGUMENT, "expected the name of a file to write, found '%s'", path);
+    if (stat(path, &status) == 0) {
+        if (S_ISDIR(status.st_mode))
+            return error_set(error, PI0_ERROR_IO, "%s: expected a file to write, found a directory", path);
+        if (!S_ISREG(status.st_mode))
+            return error_set(error, PI0_ERROR_IO, "%s: expected a file to write, found something else", path);
+        if (!writable(path, &status)) return error_set(error, PI0_ERROR_IO, "%s: cannot write: read-only", path);
+    }
+    TRY(folder_of(path, folder, sizeof folder, error));
+    if (stat(folder, &status) != 0)
+        return error_set(error, PI0_ERROR_IO, "%s: cannot write: %s: %s", path, folder, strerror(errno));
+    if (!S_ISDIR(status.st_mode))
+        return error_set(error, PI0_ERROR_IO, "%s: cannot write: %s is no directory", path, folder);
+    if (!writable(folder, &status))
+        return error_set(error, PI0_ERROR_IO, "%s: cannot write: the directory %s is read-only", path, folder);
+    return PI0_OK;
+}
+
+pi0_status output_open(output *output, const char *path, pi0_error *error) {
+    *output = (struct output){0};
+    TRY(check_place(path, error));
+    size_t size = strlen(path) + 32;
+    output->path = memory_string(path);
+    output->temporary = memory_allocate(size);
+    if (!output->path || !output->temporary) {
+        output_discard(output);
+        return error_memory(error, size, "an output path");
+    }
+    snprintf(output->temporary, size, "%s.%ld.tmp", path, (long)getpid());
+    int file = open(output->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (file < 0) {
+        pi0_status status = error_set(error, PI0_ERROR_IO, "%s: cannot write: %s", path, strerror(errno));
+        memory_release(output->temporary);
+        output->temporary = NULL;
+        output_discard(output);
+        return status;
+    }
+    terminal_temporary_add(output->temporary);
+    output->file = fdopen(file, "w");
+    if (!output->file) {
+        close(file);
+        output_discard(output);
+        return error_memory(error, BUFSIZ, "an output file");
+    }
+    return PI0_OK;
+}
+
+pi0_status output_commit(output *output, pi0_error *error) {
+    bool written = !ferror(output->file) && fflush(output->file) == 0;
+    int reason = errno;
+    if (fclose(output->file) != 0 && written) {
+        written = false;
+        reason = errno;
+    }
+    output->file = NULL;
+    if (written && rename(output->temporary, output->path) != 0) {
+        written = false;
+        reason = errno;
+    }
+    pi0_status status =
+        written ? PI0_OK : error_set(error, PI0_ERROR_IO, "%s: cannot write: %s", output->path, strerror(reason));
+    output_discard(output);
+    return status;
+}
+
+void output_discard(output *output) {
+    if (output->file) fclose(output->file);
+    if (output->temporary) {
+        unlink(output->temporary);
+        terminal_temporary_forget(output->temporary);
+    }
+    memory_release(output->temporary);
+    memory_release(output->path);
+    *output = (struct output){0};
+}
+
+pi0_status output_check(const char *path, pi0_error *error) {
+    output probe;
+    TRY(output_open(&probe, path, error));
+    output_discard(&probe);
+    return PI0_OK;
+}
