@@ -19,8 +19,10 @@ static void every_bf16_survives(void **state) {
     (void)state;
     for (uint32_t i = 0; i < 0x10000; i++) {
         float value = bf16_to_float((bf16)i);
-        if (isnan(value)) assert_true(isnan(bf16_to_float(bf16_from_float(value))));
-        else assert_int_equal(bf16_from_float(value), i);
+        if (isnan(value))
+            assert_true(isnan(bf16_to_float(bf16_from_float(value))));
+        else
+            assert_int_equal(bf16_from_float(value), i);
     }
 }
 
