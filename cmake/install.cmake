@@ -20,6 +20,7 @@ list(REMOVE_DUPLICATES PI0_PRIVATE_LIBS)
 string(REPLACE ";" " " PI0_PC_PRIVATE_LIBS "${PI0_PRIVATE_LIBS}")
 
 set(PI0_CMAKE_DIR ${CMAKE_INSTALL_LIBDIR}/cmake/pi0)
+file(RELATIVE_PATH PI0_PC_PREFIX /prefix/${CMAKE_INSTALL_LIBDIR}/pkgconfig /prefix)
 configure_file(cmake/pi0.pc.in pi0.pc @ONLY)
 configure_package_config_file(cmake/pi0-config.cmake.in pi0-config.cmake INSTALL_DESTINATION ${PI0_CMAKE_DIR}
                               PATH_VARS CMAKE_INSTALL_INCLUDEDIR CMAKE_INSTALL_LIBDIR)
