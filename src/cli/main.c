@@ -13,6 +13,7 @@ typedef struct command {
 } command;
 
 static const command commands[] = {
+    {"verify", "run a golden problem and compare", command_verify},
     {"devices", "backends and devices found, with what each can do", command_devices},
 };
 enum { COMMAND_COUNT = sizeof commands / sizeof *commands };

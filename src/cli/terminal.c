@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -134,6 +135,47 @@ void terminal_progress_end(void) {
     if (!bar_shown) return;
     fputs("\r\033[K", stderr);
     bar_shown = 0;
+}
+
+static struct busy {
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t end;
+    const char *what; /* NULL: nothing is running */
+} busy = {.lock = PTHREAD_MUTEX_INITIALIZER, .end = PTHREAD_COND_INITIALIZER};
+
+static void *show_seconds(void *user) {
+    (void)user;
+    int64_t start = clock_ns();
+    pthread_mutex_lock(&busy.lock);
+    while (busy.what) {
+        struct timespec next;
+        clock_gettime(CLOCK_REALTIME, &next);
+        next.tv_sec++;
+        pthread_cond_timedwait(&busy.end, &busy.lock, &next);
+        if (!busy.what) break;
+        bar_shown = 1;
+        fprintf(stderr, "\r\033[K%s: %.0f s", busy.what, (double)(clock_ns() - start) * 1e-9);
+        fflush(stderr);
+    }
+    pthread_mutex_unlock(&busy.lock);
+    return NULL;
+}
+
+void terminal_busy_begin(const char *what) {
+    if (is_quiet || !isatty(STDERR_FILENO)) return;
+    busy.what = what;
+    if (pthread_create(&busy.thread, NULL, show_seconds, NULL) != 0) busy.what = NULL;
+}
+
+void terminal_busy_end(void) {
+    if (!busy.what) return;
+    pthread_mutex_lock(&busy.lock);
+    busy.what = NULL;
+    pthread_cond_signal(&busy.end);
+    pthread_mutex_unlock(&busy.lock);
+    pthread_join(busy.thread, NULL);
+    terminal_progress_end();
 }
 
 /* ---- output files ---- */

@@ -27,6 +27,10 @@ int terminal_progress(void *user, const char *what, double fraction);
 /* Takes the bar away; called before anything else is printed. */
 void terminal_progress_end(void);
 
+/* Shows the seconds that go by, on a terminal, during work that cannot say how far it is. Not nested. */
+void terminal_busy_begin(const char *what);
+void terminal_busy_end(void);
+
 /* A path that a signal has to remove; forget it when the file is complete. Too many at once are not removed. */
 void terminal_temporary_add(const char *path);
 void terminal_temporary_forget(const char *path);
