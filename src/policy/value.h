@@ -16,7 +16,7 @@ typedef enum value_kind {
     VALUE_TEXT,  /* UTF-8, may hold NUL */
     VALUE_BYTES,
     VALUE_LIST,
-    VALUE_MAP,    /* keys are text; order kept */
+    VALUE_MAP,    /* keys are text, seldom bytes; order kept */
     VALUE_ARRAY,  /* numpy array */
     VALUE_SCALAR, /* numpy scalar: an array of rank 0 by another name */
 } value_kind;
@@ -34,6 +34,7 @@ typedef struct value_array {
     int64_t shape[VALUE_MAX_RANK];
     size_t bytes;
     const void *data; /* C order, native little-endian (big-endian input is swapped when decoded); maybe unaligned */
+    bool big_endian;  /* it was sent so, and the encoder sends it so */
 } value_array;
 
 struct value {
@@ -50,23 +51,24 @@ struct value {
         struct {
             size_t count;
             const value *items; /* VALUE_LIST: count; VALUE_MAP: count values */
-            const value *keys;  /* VALUE_MAP: count texts */
+            const value *keys;  /* VALUE_MAP: count keys, VALUE_TEXT or VALUE_BYTES */
         } list;
         value_array array; /* VALUE_ARRAY, VALUE_SCALAR */
     };
 };
 
-/* The value under `key` of a map, or NULL; the last one wins where a key stands twice. */
+/* The value under the text `key` of a map, or NULL (also if it is no map); the last one wins where a key stands twice.
+ */
 const value *value_find(const value *map, const char *key);
 /* "float32 array [224, 224, 3]", "text", "list of 7": for error messages; returns text. */
 char *value_describe(const value *v, char *text, size_t size);
-/* Element i of an array or scalar of kind u, i, b or f, as double. */
+/* Element i of an array or scalar of kind u, i, b or f, as double; 0 for text and bytes. */
 double value_array_number(const value_array *array, size_t index);
 size_t value_array_count(const value_array *array);
 
 /* Limits on what a message may hold; checked before anything is taken for it. */
 typedef struct wire_limits {
-    int max_depth;    /* 32 */
+    int max_depth;    /* maps and lists in each other: 32, at most 64 */
     size_t max_items; /* values in the whole tree: 65536 */
     size_t max_bytes; /* of the message: 256 MiB */
 } wire_limits;
@@ -78,8 +80,9 @@ typedef struct wire_message {
     void *memory;
 } wire_message;
 
-/* msgpack-numpy bytes -> tree. Refuses truncated or trailing bytes, bad UTF-8, non-text keys, unknown dtypes, shapes
- * that do not match the data, anything over the limits. */
+/* msgpack-numpy bytes -> tree. Refuses truncated or trailing bytes, bad UTF-8, keys that are neither text nor bytes,
+ * extensions, unknown dtypes, shapes that do not match the data, anything over the limits (NULL: the default ones).
+ * On failure there is nothing to release. */
 pi0_status wire_decode(wire_message *message, const void *bytes, size_t size, const wire_limits *limits,
                        pi0_error *error);
 void wire_release(wire_message *message);
@@ -90,7 +93,7 @@ typedef struct wire_buffer {
     size_t size, capacity;
     bool failed; /* out of memory: the other calls do nothing from then on */
 } wire_buffer;
-/* The same bytes openpi-client's packer writes. */
+/* The same bytes openpi-client's packer writes. An array's data: C order, native. */
 void wire_put_map(wire_buffer *buffer, size_t count);
 void wire_put_text(wire_buffer *buffer, const char *text);
 void wire_put_float(wire_buffer *buffer, double number);
