@@ -12,6 +12,7 @@
 
 #include "backend.h"
 #include "base/memory.h"
+#include "base/struct.h"
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/synthetic.h"
 
@@ -57,31 +58,6 @@ const char *pi0_stage_name(int stage) {
 const char *pi0_op_name(int op) {
     static const char *const names[PI0_OP_COUNT] = {"GEMM", "attention", "norm", "RoPE", "activation", "other"};
     return op >= 0 && op < PI0_OP_COUNT ? names[op] : NULL;
-}
-
-/* ---- options: structs of older and newer headers ---- */
-
-/* Copies what the caller's header knew over the defaults; fields it knew and we do not must not exist. */
-static pi0_status merge_options(void *merged, size_t size, const void *given, const char *what, pi0_error *error) {
-    size_t given_size;
-    memcpy(&given_size, given, sizeof given_size); /* struct_size is the first field of each */
-    if (given_size < sizeof given_size || given_size > size)
-        return error_set(error, PI0_ERROR_ARGUMENT,
-                         "%s: struct_size is %zu, expected at most %zu: call its _default function first", what,
-                         given_size, size);
-    memcpy(merged, given, given_size);
-    memcpy(merged, &size, sizeof size);
-    return PI0_OK;
-}
-
-/* Copies as much of an info struct as the caller's header has room for. */
-static pi0_status hand_out(void *to, const void *from, size_t size, const char *what, pi0_error *error) {
-    size_t room;
-    memcpy(&room, to, sizeof room);
-    if (room < sizeof room || room > size)
-        return error_set(error, PI0_ERROR_ARGUMENT, "%s: struct_size is %zu, expected %zu", what, room, size);
-    memcpy((char *)to + sizeof room, (const char *)from + sizeof room, room - sizeof room);
-    return PI0_OK;
 }
 
 /* ---- devices ---- */
@@ -170,7 +146,7 @@ pi0_status pi0_engine_open(pi0_engine **result, const pi0_engine_options *option
     *result = NULL;
     pi0_engine_options o;
     pi0_engine_options_default(&o);
-    if (options) TRY(merge_options(&o, sizeof o, options, "pi0_engine_options", error));
+    if (options) TRY(struct_merge(&o, sizeof o, options, "pi0_engine_options", error));
     TRY(check_engine_options(&o, error));
 
     pi0_engine *engine = memory_zeroed(1, sizeof *engine);
@@ -211,7 +187,7 @@ pi0_status pi0_engine_describe(const pi0_engine *engine, pi0_engine_info *info, 
     snprintf(filled.layout, sizeof filled.layout, "%s",
              checkpoint_layout_name(checkpoint_get_layout(engine->checkpoint)));
     engine->backend->engine_describe(engine->implementation, &filled);
-    return hand_out(info, &filled, sizeof filled, "pi0_engine_info", error);
+    return struct_hand_out(info, &filled, sizeof filled, "pi0_engine_info", error);
 }
 
 /* ---- session ---- */
@@ -249,7 +225,7 @@ pi0_status pi0_session_open(pi0_session **result, pi0_engine *engine, const pi0_
     *result = NULL;
     pi0_session_options o;
     pi0_session_options_default(&o, engine);
-    if (options) TRY(merge_options(&o, sizeof o, options, "pi0_session_options", error));
+    if (options) TRY(struct_merge(&o, sizeof o, options, "pi0_session_options", error));
     TRY(check_session_options(&o, error));
 
     pi0_session *session = memory_zeroed(1, sizeof *session);
@@ -341,7 +317,7 @@ pi0_status pi0_session_infer(pi0_session *session, const pi0_observation *observ
 pi0_status pi0_session_timings(const pi0_session *session, pi0_timings *timings, pi0_error *error) {
     if (!session || !timings)
         return error_set(error, PI0_ERROR_ARGUMENT, "pi0_session_timings: session or timings is NULL");
-    return hand_out(timings, &session->timings, sizeof *timings, "pi0_timings", error);
+    return struct_hand_out(timings, &session->timings, sizeof *timings, "pi0_timings", error);
 }
 
 pi0_status pi0_session_read(const pi0_session *session, const char *name, int index, float *values, size_t capacity,
