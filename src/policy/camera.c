@@ -1,0 +1,90 @@
+#include "policy/camera.h"
+
+#include <limits.h>
+#include <math.h>
+
+#include "base/memory.h"
+#include "policy/image.h"
+
+/* Which axes of an array are which. */
+typedef struct axes {
+    bool planes;
+    int height, width;
+} axes;
+
+static pi0_status refuse(const value *v, const char *key, const char *expected, pi0_error *error) {
+    char found[160];
+    return error_set(error, PI0_ERROR_ARGUMENT, "image '%.200s': expected %s, found %s", key, expected,
+                     value_describe(v, found, sizeof found));
+}
+
+static pi0_status find_axes(axes *axes, const value *v, const char *key, camera_layout layout, pi0_error *error) {
+    static const char *const expected[] = {
+        "a uint8 or float array [3, height, width]",
+        "a uint8 or float array [height, width, 3]",
+        "a uint8 or float array [height, width, 3] or [3, height, width]",
+        "a uint8 or float array [height, width, 3] or [3, height, width]",
+    };
+    const value_array *a = &v->array;
+    bool pixels = v->kind == VALUE_ARRAY && a->rank == 3 && (a->kind == 'f' || (a->kind == 'u' && a->item_bytes == 1));
+    if (!pixels) return refuse(v, key, expected[layout], error);
+    axes->planes = layout == CAMERA_PLANES || (layout == CAMERA_EITHER && a->shape[0] == 3) ||
+                   (layout == CAMERA_ROWS_LAST && a->shape[2] != 3);
+    if (a->shape[axes->planes ? 0 : 2] != 3) return refuse(v, key, expected[layout], error);
+    int64_t height = a->shape[axes->planes ? 1 : 0], width = a->shape[axes->planes ? 2 : 1];
+    if (height < 1 || width < 1) return refuse(v, key, "an image that is not empty", error);
+    if (height > IMAGE_MAX_PIXELS / width) return refuse(v, key, "at most 100 million pixels", error);
+    axes->height = (int)height;
+    axes->width = (int)width;
+    return PI0_OK;
+}
+
+/* (255 * x).astype(uint8) in x's precision. Outside [0, 1] the reference has no defined answer: the nearest is taken.
+ */
+static uint8_t pixel_from_float(double x, int item_bytes) {
+    double product = 255.0 * x;
+    if (item_bytes == 4) product = (double)(255.0f * (float)x);
+    if (item_bytes == 2 && product > 0) { /* float16: 11 significant bits, down to 2^-24 */
+        int exponent;
+        frexp(product, &exponent);
+        double unit = ldexp(1.0, exponent - 11 > -24 ? exponent - 11 : -24);
+        product = rint(product / unit) * unit;
+    }
+    return !(product > 0) ? 0 : product >= 255 ? 255 : (uint8_t)product;
+}
+
+static void convert_floats(uint8_t *pixels, const value_array *a, const axes *axes) {
+    size_t area = (size_t)axes->height * (size_t)axes->width;
+    size_t channel_step = axes->planes ? area : 1, pixel_step = axes->planes ? 1 : 3;
+    for (size_t i = 0; i < area; i++)
+        for (size_t c = 0; c < 3; c++)
+            pixels[3 * i + c] =
+                pixel_from_float(value_array_number(a, i * pixel_step + c * channel_step), a->item_bytes);
+}
+
+pi0_status camera_check(const value *v, const char *key, camera_layout layout, pi0_error *error) {
+    axes axes;
+    return find_axes(&axes, v, key, layout, error);
+}
+
+pi0_status camera_read(camera_image *image, const value *v, const char *key, camera_layout layout, pi0_error *error) {
+    axes axes;
+    TRY(find_axes(&axes, v, key, layout, error));
+    *image = (camera_image){.height = axes.height, .width = axes.width, .pixels = v->array.data};
+    if (v->array.kind == 'u' && !axes.planes) return PI0_OK;
+
+    size_t bytes = (size_t)axes.height * (size_t)axes.width * 3;
+    uint8_t *pixels = memory_allocate(bytes);
+    if (!pixels) return error_memory(error, bytes, key);
+    if (v->array.kind == 'u')
+        image_interleave(pixels, v->array.data, axes.height, axes.width);
+    else
+        convert_floats(pixels, &v->array, &axes);
+    image->pixels = image->memory = pixels;
+    return PI0_OK;
+}
+
+void camera_release(camera_image *image) {
+    memory_release(image->memory);
+    *image = (camera_image){0};
+}
