@@ -2,6 +2,7 @@
 #ifndef PI0_CLI_COMMANDS_H
 #define PI0_CLI_COMMANDS_H
 
+int command_infer(int argc, char **argv);
 int command_verify(int argc, char **argv);
 int command_devices(int argc, char **argv);
 

@@ -13,6 +13,7 @@ typedef struct command {
 } command;
 
 static const command commands[] = {
+    {"infer", "one inference; images, prompt, state in; actions out", command_infer},
     {"verify", "run a golden problem and compare", command_verify},
     {"devices", "backends and devices found, with what each can do", command_devices},
 };

@@ -466,6 +466,7 @@ static bool parse_option(const table *table, int argc, char **argv, int *i) {
         unknown_option(table, place.name);
         return false;
     }
+    if (option->given) *option->given = true;
     if (!takes_value(option)) return equals ? bad(&place, "takes no value") : set_value(&place, option, NULL);
     if (equals) return set_value(&place, option, equals + 1);
     bool missing = *i + 1 >= argc || strncmp(argv[*i + 1], "--", 2) == 0;

@@ -47,6 +47,7 @@ typedef struct option {
     const char *help;
     double minimum, maximum; /* a default outside them means "not given" and is not shown */
     const char *environment; /* a variable that gives the default, or NULL */
+    bool *given;             /* becomes true when the command line has the option; or NULL */
 } option;
 
 /* Options of one heading; the table ends with a row whose name is NULL. */

@@ -6,13 +6,13 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "base/memory.h"
 #include "cli/options.h"
 
 /*
@@ -218,67 +218,24 @@ static pi0_status check_place(const char *path, pi0_error *error) {
     return PI0_OK;
 }
 
-pi0_status output_open(output *output, const char *path, pi0_error *error) {
-    *output = (struct output){0};
-    TRY(check_place(path, error));
-    size_t size = strlen(path) + 32;
-    output->path = memory_string(path);
-    output->temporary = memory_allocate(size);
-    if (!output->path || !output->temporary) {
-        output_discard(output);
-        return error_memory(error, size, "an output path");
-    }
-    snprintf(output->temporary, size, "%s.%ld.tmp", path, (long)getpid());
-    int file = open(output->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (file < 0) {
-        pi0_status status = error_set(error, PI0_ERROR_IO, "%s: cannot write: %s", path, strerror(errno));
-        memory_release(output->temporary);
-        output->temporary = NULL;
-        output_discard(output);
-        return status;
-    }
-    terminal_temporary_add(output->temporary);
-    output->file = fdopen(file, "w");
-    if (!output->file) {
-        close(file);
-        output_discard(output);
-        return error_memory(error, BUFSIZ, "an output file");
-    }
-    return PI0_OK;
-}
-
-pi0_status output_commit(output *output, pi0_error *error) {
-    bool written = !ferror(output->file) && fflush(output->file) == 0;
-    int reason = errno;
-    if (fclose(output->file) != 0 && written) {
-        written = false;
-        reason = errno;
-    }
-    output->file = NULL;
-    if (written && rename(output->temporary, output->path) != 0) {
-        written = false;
-        reason = errno;
-    }
-    pi0_status status =
-        written ? PI0_OK : error_set(error, PI0_ERROR_IO, "%s: cannot write: %s", output->path, strerror(reason));
-    output_discard(output);
-    return status;
-}
-
-void output_discard(output *output) {
-    if (output->file) fclose(output->file);
-    if (output->temporary) {
-        unlink(output->temporary);
-        terminal_temporary_forget(output->temporary);
-    }
-    memory_release(output->temporary);
-    memory_release(output->path);
-    *output = (struct output){0};
-}
-
 pi0_status output_check(const char *path, pi0_error *error) {
-    output probe;
-    TRY(output_open(&probe, path, error));
-    output_discard(&probe);
+    TRY(check_place(path, error));
+    char probe[PATH_MAX];
+    if (snprintf(probe, sizeof probe, "%s.%ld.tmp", path, (long)getpid()) >= (int)sizeof probe)
+        return error_set(error, PI0_ERROR_ARGUMENT, "%.100s...: the path is too long", path);
+    /* only making a file tells the rest: a file system mounted read-only, one that is full of files */
+    int file = open(probe, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (file < 0) return error_set(error, PI0_ERROR_IO, "%s: cannot write: %s", path, strerror(errno));
+    close(file);
+    unlink(probe);
     return PI0_OK;
+}
+
+pi0_status output_folder(const char *path, pi0_error *error) {
+    if (mkdir(path, 0777) != 0 && errno != EEXIST)
+        return error_set(error, PI0_ERROR_IO, "%s: cannot make the directory: %s", path, strerror(errno));
+    char probe[PATH_MAX];
+    if (snprintf(probe, sizeof probe, "%s/0", path) >= (int)sizeof probe)
+        return error_set(error, PI0_ERROR_ARGUMENT, "%.100s...: the path is too long", path);
+    return output_check(probe, error);
 }

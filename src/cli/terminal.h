@@ -1,11 +1,9 @@
 /*
- * What reaches a person or a shell: errors and warnings as `pi0: ...`, a progress bar on a terminal, output files that
- * appear whole or not at all, and a quick end on Ctrl-C.
+ * What reaches a person or a shell: errors and warnings as `pi0: ...`, a progress bar on a terminal, places
+ * that cannot be written refused before the work, and a quick end on Ctrl-C.
  */
 #ifndef PI0_CLI_TERMINAL_H
 #define PI0_CLI_TERMINAL_H
-
-#include <stdio.h>
 
 #include "base/status.h"
 
@@ -35,20 +33,9 @@ void terminal_busy_end(void);
 void terminal_temporary_add(const char *path);
 void terminal_temporary_forget(const char *path);
 
-/* A file that is being written under a name of its own and takes its real name when it is complete. */
-typedef struct output {
-    char *path, *temporary; /* NULL: not open */
-    FILE *file;
-} output;
-
-/* Refuses at once a place that cannot be written: a directory, a missing folder, a read-only file or folder. */
-pi0_status output_open(output *output, const char *path, pi0_error *error);
-/* Renames into place. */
-pi0_status output_commit(output *output, pi0_error *error);
-/* Removes the temporary; a no-op after commit. */
-void output_discard(output *output);
-
-/* The same check without leaving a file, for writers that make their own temporary. */
+/* Refuses at once a place that cannot be written later: a directory, a missing folder, a read-only file or folder. */
 pi0_status output_check(const char *path, pi0_error *error);
+/* The same for a folder, which is made if only its last part is missing. */
+pi0_status output_folder(const char *path, pi0_error *error);
 
 #endif
