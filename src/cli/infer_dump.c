@@ -1,10 +1,12 @@
 /* pi0 infer --dump-inputs: what the model gets, to compare with what the reference's transforms make of a request. */
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/memory.h"
 #include "checkpoint/safetensors.h"
 #include "cli/infer.h"
+#include "cli/terminal.h"
 #include "policy/input.h"
 
 enum { MAX_TENSORS = PI0_MAX_CAMERAS + 4, MAX_NAME = 300 };
@@ -73,7 +75,11 @@ pi0_status infer_dump_inputs(const pi0_input *input, const char *path, pi0_error
         add(&d, "image_mask", DTYPE_BOOL, d.cameras, 1, &cameras);
         add(&d, "tokens", DTYPE_I64, d.tokens, 1, &tokens);
         add(&d, "token_mask", DTYPE_BOOL, d.mask, 1, &tokens);
+        char temporary[PATH_MAX]; /* the name that safetensors_write uses until the file is complete */
+        snprintf(temporary, sizeof temporary, "%s.tmp", path);
+        terminal_temporary_add(temporary);
         status = safetensors_write(path, d.tensors, d.count, NULL, 0, NULL, NULL, error);
+        terminal_temporary_forget(temporary);
     }
     memory_release(d.blank);
     memory_release(d.state);
