@@ -84,7 +84,7 @@ static inline __attribute__((always_inline)) void fill_float(uint64_t state, flo
 
 #if defined(__x86_64__)
 #define AVX2   __attribute__((target("avx2")))
-#define AVX512 __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,prefer-vector-width=512")))
+#define AVX512 __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl")))
 
 AVX2 static void fill_bf16_avx2(uint64_t state, float amplitude, float base, int64_t count, bf16 *values) {
     fill_bf16(state, amplitude, base, count, values);
