@@ -27,6 +27,11 @@ pi0_status checkpoint_open_lenient(checkpoint **checkpoint, const char *path, pi
                                    pi0_error *error);
 void checkpoint_close(checkpoint **checkpoint);
 
+/* What `path` is, without its weights: *layout; *family for lerobot (else pi0: an openpi directory tells it by its
+ * tensors only); *seed of a synthetic one, else 0. */
+pi0_status checkpoint_detect(const char *path, checkpoint_layout *layout, pi0_family *family, uint64_t *seed,
+                             pi0_error *error);
+
 checkpoint_layout checkpoint_get_layout(const checkpoint *checkpoint);
 const char *checkpoint_layout_name(checkpoint_layout layout);
 const model_config *checkpoint_config(const checkpoint *checkpoint);

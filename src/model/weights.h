@@ -108,7 +108,7 @@ void weights_release(model_weights *weights);
  * and vector is set; both point into `weights`, which must have its layer arrays allocated (or be NULL: then both are
  * NULL). */
 typedef struct weight_slot {
-    const char *name;
+    const char *name; /* valid during the call */
     int rank;
     int64_t shape[4];
     bool reference_f32;
@@ -118,5 +118,10 @@ typedef struct weight_slot {
 typedef pi0_status (*weights_visitor)(void *user, const weight_slot *slot, pi0_error *error);
 pi0_status weights_visit(const model_config *config, model_weights *weights, weights_visitor visitor, void *user,
                          pi0_error *error);
+
+/* What openpi's strict loader wants in a file beyond that, and inference never reads: the expert's lm_head and the
+ * prefix's final norm, which is counted among the parameters all the same. matrix and vector are NULL. */
+#define WEIGHTS_PREFIX_NORM "paligemma_with_expert.paligemma.model.language_model.norm.weight"
+pi0_status weights_visit_unread(const model_config *config, weights_visitor visitor, void *user, pi0_error *error);
 
 #endif
