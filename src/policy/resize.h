@@ -2,7 +2,7 @@
  * Camera images to the model's square: the longer side fills it, the rest is padding, split evenly.
  *   resize_with_pad        openpi's (openpi_client/image_tools.py): Pillow's BILINEAR, byte for byte, black padding
  *   resize_with_pad_torch  lerobot's: torch bilinear without antialias on pixels / 255, then * 2 - 1, padding -1
- * Both take at most 32 KiB of stack and scratch memory for one intermediate image.
+ * Both take scratch memory for one intermediate image at most, and run on the caller's thread.
  */
 #ifndef PI0_POLICY_RESIZE_H
 #define PI0_POLICY_RESIZE_H
@@ -19,6 +19,11 @@ pi0_status resize_fit(resize_box *box, int size, int height, int width, pi0_erro
 
 /* out: uint8 [size, size, 3]; pixels: uint8 [height, width, 3]. An image of that size already is copied. */
 pi0_status resize_with_pad(uint8_t *out, int size, const uint8_t *pixels, int height, int width, pi0_error *error);
+
+/* The same, by the plain C passes where isa says so: for tests. */
+typedef enum resize_isa { RESIZE_AUTO, RESIZE_PLAIN } resize_isa;
+pi0_status resize_with_pad_isa(uint8_t *out, int size, const uint8_t *pixels, int height, int width, resize_isa isa,
+                               pi0_error *error);
 
 /* out: float32 [3, size, size] in [-1, 1]; pixels: uint8 [height, width, 3]. */
 pi0_status resize_with_pad_torch(float *out, int size, const uint8_t *pixels, int height, int width, pi0_error *error);
