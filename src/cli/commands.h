@@ -3,6 +3,7 @@
 #define PI0_CLI_COMMANDS_H
 
 int command_infer(int argc, char **argv);
+int command_bench(int argc, char **argv);
 int command_verify(int argc, char **argv);
 int command_devices(int argc, char **argv);
 

@@ -14,6 +14,7 @@ typedef struct command {
 
 static const command commands[] = {
     {"infer", "one inference; images, prompt, state in; actions out", command_infer},
+    {"bench", "latency and stage breakdown on this machine", command_bench},
     {"verify", "run a golden problem and compare", command_verify},
     {"devices", "backends and devices found, with what each can do", command_devices},
 };

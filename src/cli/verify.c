@@ -474,7 +474,6 @@ static int print_json(const verification *v) {
 }
 
 static void print_text(const verification *v) {
-    printf("%-26s  %14s  %8s\n", "tensor", "relative_error", "bound");
     for (int i = 0; i < v->verdict_count; i++) {
         const verdict *d = &v->verdicts[i];
         printf("%-26s  %14.3e  %8.1e  %s\n", d->name, d->relative_error, d->bound, d->ok ? "ok" : "FAIL");
