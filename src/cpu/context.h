@@ -7,6 +7,8 @@
 #include "base/bf16.h"
 #include "cpu/ops.h"
 
+struct kernels;
+
 #define NORM_EPSILON 1e-6
 
 /* How operands lie in memory. ROUNDED: float32 that hold bf16 values, for CPUs that cannot multiply bf16. */
@@ -54,8 +56,12 @@ struct ops {
     int threads;
     operand_storage storage;
     ops_table table;
-    unsigned char *scratch;
-    size_t scratch_bytes;
+    const struct kernels *kernels; /* NULL: plain */
+    unsigned char *scratch;        /* a part for each thread, then what they share */
+    size_t scratch_bytes, thread_scratch_bytes;
+    int max_kv_columns;
+    int panels; /* of weights that fit into half of L2 */
+    size_t l1_bytes;
     ops_profile_state profile;
 };
 

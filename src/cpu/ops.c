@@ -1,14 +1,47 @@
 /* The context of the CPU ops: scratch memory, choice of variants, and the public ops, which time themselves. */
 #include <omp.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/memory.h"
-#include "cpu/context.h"
+#include "cpu/engine.h"
 
-static size_t scratch_layout(ops *context, unsigned char *base) {
-    arena arena = {.base = base, .capacity = context->scratch_bytes};
-    arena_take(&arena, (size_t)context->threads * context->options.max_keys, sizeof(double));
-    return arena.used;
+static size_t round_up(size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+/* Scratch: what one thread needs for the largest of its jobs, for each thread; then what attention shares. */
+static void size_scratch(ops *context) {
+    size_t own = (size_t)context->options.max_keys * sizeof(double), shared = 0;
+    if (context->kernels) {
+        size_t product = product_scratch_bytes(context), attention = attention_scratch_bytes(context);
+        own = own > product ? own : product;
+        own = own > attention ? own : attention;
+        shared = attention_shared_bytes(context);
+    }
+    context->thread_scratch_bytes = round_up(own);
+    context->scratch_bytes = context->thread_scratch_bytes * context->threads + round_up(shared);
+}
+
+static size_t cache_bytes(int name, size_t fallback, size_t highest) {
+    long bytes = sysconf(name);
+    if (bytes <= 0) return fallback;
+    return (size_t)bytes < highest ? (size_t)bytes : highest;
+}
+
+static void choose_variants(ops *context) {
+    context->table = plain_table;
+    if (context->options.isa == CPU_ISA_PLAIN) return;
+    context->kernels = context->options.isa == CPU_ISA_AVX2 ? &kernels_avx2 : &kernels_avx512;
+    context->l1_bytes = cache_bytes(_SC_LEVEL1_DCACHE_SIZE, 32 << 10, 64 << 10);
+    size_t panel_bytes = (size_t)BLOCK_K * 2 * context->kernels->lanes * sizeof(float);
+    size_t fitting = cache_bytes(_SC_LEVEL2_CACHE_SIZE, 512 << 10, 2 << 20) / 2 / panel_bytes;
+    context->panels = fitting < 4 ? 4 : (int)fitting;
+    context->table.linear = product_linear;
+    context->table.linear_f32 = product_linear_f32;
+    context->table.linear_many = product_linear_many;
+    context->table.linear_gelu = product_linear_gelu;
+    context->table.linear_gated = product_linear_gated;
+    context->table.attention = attention_run;
+    rows_fill_table(&context->table);
 }
 
 pi0_status ops_open(ops **context, const ops_options *options, pi0_error *error) {
@@ -24,15 +57,15 @@ pi0_status ops_open(ops **context, const ops_options *options, pi0_error *error)
     opened->options = *options;
     opened->threads = options->threads > 0 ? options->threads : omp_get_num_procs();
     opened->storage = options->precision == PI0_PRECISION_F32 ? OPERAND_F32 : OPERAND_ROUNDED;
-    opened->table = plain_table;
-    opened->scratch_bytes = scratch_layout(opened, NULL);
+    opened->max_kv_columns = options->max_kv_columns > 0 ? options->max_kv_columns : options->max_columns;
+    choose_variants(opened);
+    size_scratch(opened);
     opened->scratch = memory_allocate(opened->scratch_bytes);
     if (!opened->scratch) {
         pi0_status status = error_memory(error, opened->scratch_bytes, "CPU scratch memory");
         ops_close(&opened);
         return status;
     }
-    scratch_layout(opened, opened->scratch);
     *context = opened;
     return PI0_OK;
 }

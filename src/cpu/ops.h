@@ -32,6 +32,8 @@ typedef struct ops_options {
     int max_columns;         /* widest input or output of any product */
     int max_keys;            /* most keys of any attention */
     int max_heads;
+    int max_kv_columns; /* widest k or v of any attention, kv_heads * head_dim; 0: max_columns */
+    bool emulate_bf16;  /* for tests: bf16 products through oneDNN on any AVX-512 CPU */
 } ops_options;
 
 /* Takes all scratch memory that the ops will need; one context serves one inference at a time. */

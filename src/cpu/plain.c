@@ -94,7 +94,7 @@ static void plain_attention(ops *context, operand *out, const operand *q, const 
         int head = task % shape->heads;
         size_t q_start = (size_t)task * head_dim;
         size_t kv_start = (size_t)(head * shape->kv_heads / shape->heads) * head_dim;
-        double *scores = (double *)context->scratch + (size_t)omp_get_thread_num() * context->options.max_keys;
+        double *scores = (double *)(context->scratch + omp_get_thread_num() * context->thread_scratch_bytes);
         double highest = -INFINITY, sum = 0;
         for (int key = 0; key < shape->keys; key++) {
             double score = 0;

@@ -1,0 +1,150 @@
+/*
+ * Attention over the float32 kernels. Keys and values are brought into panels once per call, in memory that all
+ * threads share. A task is up to ATTENTION_TILES * 14 (or 6) query rows of one kv head; with grouped heads the rows of
+ * all heads of the group stand in one list, since they share the panels. The scores of a task's rows against all keys
+ * stay in L2, so softmax sees whole rows; its factor 1 / sum goes onto the result.
+ */
+#include "cpu/engine.h"
+
+enum { ATTENTION_TILES = 4 };
+
+typedef struct attention_job {
+    const attention_shape *shape;
+    const operand *q;
+    operand *out;
+    float *keys, *values; /* panels: [kv head][key panel][head_dim][width], [kv head][column panel][key][width] */
+    int width;            /* columns of a panel: 2 * lanes */
+    int key_panels, value_columns; /* value_columns: head_dim rounded up to whole vectors */
+    int group;                     /* query heads of one kv head */
+} attention_job;
+
+static int key_blocks(int keys) { return (keys + BLOCK_K - 1) / BLOCK_K; }
+
+size_t attention_scratch_bytes(const ops *context) {
+    size_t rows = (size_t)ATTENTION_TILES * MAX_TILE_ROWS;
+    size_t scores = rows * ROW_STRIDE * key_blocks(context->options.max_keys);
+    return (scores + rows * ROW_STRIDE + MAX_TILE_ROWS * MAX_TILE_COLUMNS) * sizeof(float);
+}
+
+size_t attention_shared_bytes(const ops *context) {
+    size_t heads = context->options.max_heads;
+    size_t keys = context->options.max_keys + MAX_TILE_COLUMNS;
+    return keys * (2 * (size_t)context->max_kv_columns + heads * MAX_LANES) * sizeof(float);
+}
+
+static void pack_keys(const ops *context, const attention_job *job, const operand *k, int kv_head, int panel) {
+    const attention_shape *shape = job->shape;
+    int lanes = context->kernels->lanes;
+    size_t stride = (size_t)shape->kv_heads * shape->head_dim;
+    float *to = job->keys + ((size_t)kv_head * job->key_panels + panel) * shape->head_dim * job->width;
+    int width = shape->keys - panel * job->width > lanes ? job->width : lanes;
+    for (int half = 0; half * lanes < width; half++) {
+        int key = panel * job->width + half * lanes;
+        int rows = shape->keys - key < lanes ? shape->keys - key : lanes;
+        const float *from = (const float *)k + key * stride + (size_t)kv_head * shape->head_dim;
+        context->kernels->pack(to + half * lanes, width, from, DTYPE_F32, stride, rows, shape->head_dim);
+    }
+}
+
+/* Columns of the value panel that begins at `column`: one or two vectors. */
+static int value_width(const ops *context, const attention_job *job, int column) {
+    return job->value_columns - column > context->kernels->lanes ? job->width : context->kernels->lanes;
+}
+
+static void pack_values(const ops *context, const attention_job *job, const operand *v, int kv_head) {
+    const attention_shape *shape = job->shape;
+    size_t stride = (size_t)shape->kv_heads * shape->head_dim;
+    float *to = job->values + (size_t)kv_head * shape->keys * job->value_columns;
+    for (int column = 0; column < shape->head_dim; column += job->width) {
+        int left = shape->head_dim - column, width = value_width(context, job, column);
+        context->kernels->copy_panel(to + (size_t)column * shape->keys, width,
+                                     (const operand *)((const float *)v + (size_t)kv_head * shape->head_dim + column),
+                                     stride, left < width ? left : width, shape->keys);
+    }
+}
+
+/* Where row `index` of a kv head's list of query rows begins in q and out. */
+static size_t query_at(const attention_job *job, int kv_head, int index) {
+    int query = index / job->group, head = kv_head * job->group + index % job->group;
+    return ((size_t)query * job->shape->heads + head) * job->shape->head_dim;
+}
+
+static void attend(const ops *context, const attention_job *job, int kv_head, int first, int last) {
+    const kernels *kernels = context->kernels;
+    const attention_shape *shape = job->shape;
+    int tile_rows = kernels->tile_rows, tiles = (last - first + tile_rows - 1) / tile_rows;
+    size_t rows_floats = (size_t)tile_rows * ROW_STRIDE, tile_floats = rows_floats * key_blocks(shape->keys);
+    float *queries = (float *)thread_scratch(context);
+    float *scores = queries + ATTENTION_TILES * MAX_TILE_ROWS * ROW_STRIDE;
+    float *result = scores + tiles * tile_floats;
+    const float *keys = job->keys + (size_t)kv_head * job->key_panels * shape->head_dim * job->width;
+    const float *values = job->values + (size_t)kv_head * shape->keys * job->value_columns;
+
+    for (int i = first; i < last; i++) {
+        float *to = queries + (i - first) / tile_rows * rows_floats + (size_t)((i - first) % tile_rows) * ROW_STRIDE;
+        kernels->copy_rows(to, job->q, OPERAND_F32, query_at(job, kv_head, i), 0, 1, shape->head_dim);
+    }
+    for (int panel = 0; panel < job->key_panels; panel++) {
+        int key = panel * job->width, vectors = shape->keys - key > kernels->lanes ? 2 : 1;
+        for (int tile = 0; tile < tiles; tile++) {
+            int rows = last - first - tile * tile_rows < tile_rows ? last - first - tile * tile_rows : tile_rows;
+            kernels->tile(scores + tile * tile_floats + key / BLOCK_K * rows_floats + key % BLOCK_K, ROW_STRIDE,
+                          queries + tile * rows_floats, keys + (size_t)panel * shape->head_dim * job->width,
+                          shape->head_dim, rows, vectors, true);
+        }
+    }
+    for (int tile = 0; tile < tiles; tile++) {
+        int begin = first + tile * tile_rows, rows = last - begin < tile_rows ? last - begin : tile_rows;
+        float *weights = scores + tile * tile_floats;
+        float factors[MAX_TILE_ROWS];
+        for (int r = 0; r < rows; r++)
+            factors[r] =
+                kernels->softmax(weights + r * ROW_STRIDE, rows_floats, shape->keys, shape->scale, shape->key_mask);
+        for (int column = 0; column < shape->head_dim; column += job->width) {
+            int width = value_width(context, job, column), left = shape->head_dim - column;
+            const float *panel = values + (size_t)column * shape->keys;
+            for (int key = 0; key < shape->keys; key += BLOCK_K) {
+                int k = shape->keys - key < BLOCK_K ? shape->keys - key : BLOCK_K;
+                kernels->tile(result, (size_t)width, weights + key / BLOCK_K * rows_floats, panel + (size_t)key * width,
+                              k, rows, width / kernels->lanes, key == 0);
+            }
+            for (int r = 0; r < rows; r++)
+                kernels->put_scaled(job->out, context->storage, query_at(job, kv_head, begin + r) + column,
+                                    result + (size_t)r * width, factors[r], left < width ? left : width);
+        }
+    }
+}
+
+void attention_run(ops *context, operand *out, const operand *q, const operand *k, const operand *v,
+                   const attention_shape *shape) {
+    const kernels *kernels = context->kernels;
+    if (shape->head_dim > BLOCK_K) {
+        plain_table.attention(context, out, q, k, v, shape);
+        return;
+    }
+    attention_job job = {.shape = shape, .q = q, .out = out, .width = 2 * kernels->lanes};
+    job.group = shape->heads / shape->kv_heads;
+    job.key_panels = (shape->keys + job.width - 1) / job.width;
+    job.value_columns = (shape->head_dim + kernels->lanes - 1) / kernels->lanes * kernels->lanes;
+    job.values = (float *)(context->scratch + context->threads * context->thread_scratch_bytes);
+    job.keys = job.values + (size_t)shape->kv_heads * shape->keys * job.value_columns;
+
+    int rows = shape->queries * job.group, pack_tasks = shape->kv_heads * job.key_panels;
+    int row_tiles = (rows + kernels->tile_rows - 1) / kernels->tile_rows;
+    int tiles = row_tiles * shape->kv_heads / (4 * context->threads);
+    tiles = tiles < 1 ? 1 : tiles > ATTENTION_TILES ? ATTENTION_TILES : tiles;
+    int at_once = tiles * kernels->tile_rows, tasks = (rows + at_once - 1) / at_once;
+#pragma omp parallel num_threads(context->threads)
+    {
+#pragma omp for schedule(dynamic, 1) nowait
+        for (int task = 0; task < pack_tasks; task++)
+            pack_keys(context, &job, k, task / job.key_panels, task % job.key_panels);
+#pragma omp for schedule(dynamic, 1)
+        for (int kv_head = 0; kv_head < shape->kv_heads; kv_head++) pack_values(context, &job, v, kv_head);
+#pragma omp for schedule(dynamic, 1)
+        for (int task = 0; task < tasks * shape->kv_heads; task++) {
+            int first = task % tasks * at_once;
+            attend(context, &job, task / tasks, first, first + at_once < rows ? first + at_once : rows);
+        }
+    }
+}
