@@ -1,38 +1,26 @@
 /* The weight files of a checkpoint directory: one model.safetensors, or shards and their index. */
-#include <errno.h>
-#include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "base/json.h"
 #include "base/memory.h"
+#include "base/path.h"
 #include "checkpoint/internal.h"
 
 #define INDEX_NAME "model.safetensors.index.json"
 
-/* "directory/name" in memory of its own, or NULL. */
-static char *join(const char *directory, const char *name) {
-    size_t size = strlen(directory) + 1 + strlen(name) + 1;
-    char *path = memory_allocate(size);
-    if (path) snprintf(path, size, "%s/%s", directory, name);
-    return path;
-}
-
-static bool exists(const char *directory, const char *name) {
-    char *path = join(directory, name);
-    struct stat information;
-    bool found = path && stat(path, &information) == 0;
-    memory_release(path);
-    return found;
-}
-
 static pi0_status no_weights(const char *directory, pi0_error *error) {
-    if (exists(directory, "params/_METADATA") || exists(directory, "params/_CHECKPOINT_METADATA"))
-        return error_set(error, PI0_ERROR_UNSUPPORTED,
-                         "%.400s: this is a JAX checkpoint; make model.safetensors of it with openpi's "
-                         "examples/convert_jax_model_to_pytorch.py",
-                         directory);
-    if (exists(directory, "adapter_model.safetensors"))
+    static const char *const jax_files[] = {"params/_METADATA", "params/_CHECKPOINT_METADATA"};
+    bool found;
+    for (size_t i = 0; i < sizeof jax_files / sizeof *jax_files; i++) {
+        TRY(path_exists(&found, directory, jax_files[i], error));
+        if (found)
+            return error_set(error, PI0_ERROR_UNSUPPORTED,
+                             "%.400s: this is a JAX checkpoint; make model.safetensors of it with openpi's "
+                             "examples/convert_jax_model_to_pytorch.py",
+                             directory);
+    }
+    TRY(path_exists(&found, directory, "adapter_model.safetensors", error));
+    if (found)
         return error_set(error, PI0_ERROR_UNSUPPORTED,
                          "%.400s: this is a LoRA adapter; merge it into its base model first", directory);
     return error_set(error, PI0_ERROR_IO, "%.400s: expected model.safetensors or " INDEX_NAME ", found neither",
@@ -45,8 +33,8 @@ static pi0_status add_shard(checkpoint *checkpoint, const char *name, pi0_error 
     safetensors **shards = memory_resize(checkpoint->shards, bytes, bytes + sizeof *shards);
     if (!shards) return error_memory(error, bytes + sizeof *shards, "the list of shards");
     checkpoint->shards = shards;
-    char *path = join(checkpoint->path, name);
-    if (!path) return error_memory(error, strlen(name), "a path");
+    char *path;
+    TRY(path_join(&path, checkpoint->path, name, error));
     pi0_status status = safetensors_open(&shards[checkpoint->shard_count], path, error);
     memory_release(path);
     if (status == PI0_OK) checkpoint->shard_count++;
@@ -109,8 +97,8 @@ static pi0_status map_shards(checkpoint *checkpoint, const json_t *weight_map, c
 }
 
 static pi0_status map_index(checkpoint *checkpoint, const log_sink *log, pi0_error *error) {
-    char *path = join(checkpoint->path, INDEX_NAME);
-    if (!path) return error_memory(error, sizeof INDEX_NAME, "a path");
+    char *path;
+    TRY(path_join(&path, checkpoint->path, INDEX_NAME, error));
     json_t *root = NULL;
     pi0_status status = json_open(&root, path, 0, error);
     memory_release(path);
@@ -133,7 +121,10 @@ static pi0_status map_index(checkpoint *checkpoint, const log_sink *log, pi0_err
 }
 
 pi0_status checkpoint_map_files(checkpoint *checkpoint, const log_sink *log, pi0_error *error) {
-    if (exists(checkpoint->path, "model.safetensors")) return map_single(checkpoint, error);
-    if (exists(checkpoint->path, INDEX_NAME)) return map_index(checkpoint, log, error);
+    bool single, sharded;
+    TRY(path_exists(&single, checkpoint->path, "model.safetensors", error));
+    if (single) return map_single(checkpoint, error);
+    TRY(path_exists(&sharded, checkpoint->path, INDEX_NAME, error));
+    if (sharded) return map_index(checkpoint, log, error);
     return no_weights(checkpoint->path, error);
 }
