@@ -310,12 +310,14 @@ typedef struct pi0_policy_info {
     bool float32_actions;      /* the reference answers float32 here, else float64 */
     const char *config;        /* borrowed from the policy; NULL without one */
     const char *metadata_json; /* what openpi's server sends on connect: a JSON object; borrowed */
+    int num_steps;             /* Euler steps the checkpoint asks for: lerobot's num_inference_steps, else 10 */
 } pi0_policy_info;
 
 /* Set info->struct_size first. */
 PI0_API pi0_status pi0_policy_describe(const pi0_policy *policy, pi0_policy_info *info, pi0_error *error);
 
-/* A prepared request: resized images, tokens and normalised state, and what finishing it needs. */
+/* A prepared request: resized images, tokens and normalised state, and what finishing it needs. Free it before its
+ * policy is closed. */
 typedef struct pi0_input pi0_input;
 
 PI0_API pi0_status pi0_policy_prepare(const pi0_policy *policy, const pi0_request *request, pi0_input **input,

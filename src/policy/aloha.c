@@ -74,5 +74,4 @@ const robot robot_aloha = {
     .state_keys = (const char *const[]){"state", NULL},
     .read_state = read_state,
     .write_actions = write_actions,
-    .float64_actions = true,
 };

@@ -1,9 +1,7 @@
 #include "policy/camera.h"
 
-#include <limits.h>
-#include <math.h>
-
 #include "base/memory.h"
+#include "base/number.h"
 #include "policy/image.h"
 
 /* Which axes of an array are which. */
@@ -44,12 +42,7 @@ static pi0_status find_axes(axes *axes, const value *v, const char *key, camera_
 static uint8_t pixel_from_float(double x, int item_bytes) {
     double product = 255.0 * x;
     if (item_bytes == 4) product = (double)(255.0f * (float)x);
-    if (item_bytes == 2 && product > 0) { /* float16: 11 significant bits, down to 2^-24 */
-        int exponent;
-        frexp(product, &exponent);
-        double unit = ldexp(1.0, exponent - 11 > -24 ? exponent - 11 : -24);
-        product = rint(product / unit) * unit;
-    }
+    if (item_bytes == 2) product = half_to_double(half_from_double(product));
     return !(product > 0) ? 0 : product >= 255 ? 255 : (uint8_t)product;
 }
 

@@ -40,9 +40,8 @@ struct robot {
     bool bytes_prompt;     /* a prompt may be bytes */
     const char *const *state_keys; /* NULL at the end */
     pi0_status (*read_state)(robot_state *state, const pi0_request *request, bool adapt_to_pi, pi0_error *error);
-    /* One row of actions, absolute, in place; NULL: stays as it is. */
+    /* One row of actions, absolute, in place, to float64; for adapt_to_pi only. NULL: stays as it is. */
     void (*write_actions)(double *row);
-    bool float64_actions; /* write_actions gives float64 whatever it gets */
 };
 
 extern const robot robot_aloha, robot_droid, robot_libero, robot_ur5, robot_generic;
