@@ -5,6 +5,8 @@
 int command_infer(int argc, char **argv);
 int command_bench(int argc, char **argv);
 int command_verify(int argc, char **argv);
+int command_synth(int argc, char **argv);
+int command_inspect(int argc, char **argv);
 int command_devices(int argc, char **argv);
 
 #endif

@@ -16,6 +16,9 @@ static const command commands[] = {
     {"infer", "one inference; images, prompt, state in; actions out", command_infer},
     {"bench", "latency and stage breakdown on this machine", command_bench},
     {"verify", "run a golden problem and compare", command_verify},
+    {"synth", "write a synthetic checkpoint in openpi's layout", command_synth},
+    {"inspect", "what is in a checkpoint: layout, sizes, dtypes, missing and unused tensors, statistics",
+     command_inspect},
     {"devices", "backends and devices found, with what each can do", command_devices},
 };
 enum { COMMAND_COUNT = sizeof commands / sizeof *commands };

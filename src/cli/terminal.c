@@ -34,7 +34,7 @@ void terminal_set(bool verbose, bool quiet) {
 
 static void end_at_once(int signal_number) {
     (void)signal_number;
-    for (int i = 0; i < MAX_TEMPORARIES; i++)
+    for (int i = MAX_TEMPORARIES - 1; i >= 0; i--) /* what was made last goes first: files before their directory */
         if (temporaries[i].used && unlink(temporaries[i].path) != 0 && errno == EISDIR) rmdir(temporaries[i].path);
     static const char clear[] = "\r\033[K";
     if (bar_shown && write(STDERR_FILENO, clear, sizeof clear - 1) < 0) _exit(EXIT_INTERRUPTED);
