@@ -20,8 +20,8 @@ typedef struct image {
 } image;
 
 /* On failure *image holds nothing to release. `name` (file or request key) is used in errors. */
-pi0_status image_decode(image *image, const void *bytes, size_t size, const char *name, pi0_error *error);
-pi0_status image_open(image *image, const char *path, pi0_error *error);
+pi0_status image_decode(image *result, const void *bytes, size_t size, const char *name, pi0_error *error);
+pi0_status image_open(image *result, const char *path, pi0_error *error);
 /* Releases the pixels; harmless on a zeroed image. */
 void image_release(image *image);
 
