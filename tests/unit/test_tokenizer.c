@@ -236,11 +236,11 @@ static void unsafe_models_are_refused(void **state) {
         size = unknown;
         for (size_t length = 1; length <= count; length++)
             size += put_piece(model + size, letters, length, USER_DEFINED);
-        memcpy(model + size, "\x12\x02\x18\x02", 4); /* trainer_spec: BPE */
+        memcpy(model + size, "\x12\x02\x18\x02\x1a\x02\x18\x00", 8); /* BPE, no dummy prefix */
         if (count == 64) {
             tokenizer *good;
             pi0_error error;
-            if (tokenizer_parse(&good, model, size + 4, "file", &error)) fail_msg("%s", error.message);
+            if (tokenizer_parse(&good, model, size + 8, "file", &error)) fail_msg("%s", error.message);
             int32_t *ids;
             size_t id_count;
             assert_int_equal(tokenizer_encode(good, letters, 100, &ids, &id_count, NULL), PI0_OK);
@@ -248,7 +248,7 @@ static void unsafe_models_are_refused(void **state) {
             memory_release(ids);
             tokenizer_close(&good);
         } else {
-            refused(model, size + 4);
+            refused(model, size + 8);
         }
     }
     size = unknown + put_piece(model + unknown, "a\0b", 3, USER_DEFINED); /* NUL in a symbol */
@@ -312,6 +312,9 @@ int main(void) {
         cmocka_unit_test(bins_are_numpys),
         cmocka_unit_test(only_pythons_white_space_is_stripped),
         cmocka_unit_test(long_prompts_are_cut_and_said_to_be),
+        cmocka_unit_test(garbage_is_refused),
+        cmocka_unit_test(unsafe_models_are_refused),
+        cmocka_unit_test(every_prefix_of_a_model_is_safe),
         cmocka_unit_test(nothing_is_printed),
     };
     return cmocka_run_group_tests(tests, open_tiny, close_tiny);
