@@ -7,6 +7,7 @@ int command_bench(int argc, char **argv);
 int command_verify(int argc, char **argv);
 int command_synth(int argc, char **argv);
 int command_inspect(int argc, char **argv);
+int command_analyze(int argc, char **argv);
 int command_devices(int argc, char **argv);
 
 #endif

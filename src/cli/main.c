@@ -19,6 +19,7 @@ static const command commands[] = {
     {"synth", "write a synthetic checkpoint in openpi's layout", command_synth},
     {"inspect", "what is in a checkpoint: layout, sizes, dtypes, missing and unused tensors, statistics",
      command_inspect},
+    {"analyze", "stage and op breakdown of a Chrome trace, ours or anybody's", command_analyze},
     {"devices", "backends and devices found, with what each can do", command_devices},
 };
 enum { COMMAND_COUNT = sizeof commands / sizeof *commands };

@@ -1,0 +1,479 @@
+/*
+ * From runs of repeats to inferences. Runs that follow each other and look alike (the cameras' passes through the ViT,
+ * the steps of the expert) make a segment; an inference is a segment of 27 ViT layers (times cameras), one of 17 or 18
+ * prefill layers (the last one's unused half may be gone) and one of 18 expert layers a step. Anything else is no
+ * trace of this model.
+ */
+#include "profile/trace_layers.h"
+
+#include <string.h>
+
+#include "base/memory.h"
+#include "profile/trace_repeats.h"
+
+enum { VIT_LAYERS = 27, GEMMA_LAYERS = 18 };
+
+typedef struct segment {
+    uint32_t first, last; /* kernels, both included */
+    uint32_t run_first, run_count;
+    uint32_t copies;
+    double us;
+    float period;
+} segment;
+
+typedef struct finder {
+    const trace_split *split;
+    const trace *trace;
+    uint32_t begin, count; /* the part of the order that is looked at */
+    uint32_t *symbols[REPEAT_LEVELS];
+    uint32_t symbol_count[REPEAT_LEVELS];
+    repeat_run *runs;
+    uint32_t run_count;
+    segment *segments;
+    uint32_t segment_count;
+    double *sums_us; /* of kernels before each one, [count + 1] */
+    uint32_t *tally; /* [2 * coarse symbols], for comparing runs */
+    pi0_error *error;
+} finder;
+
+static pi0_status no_memory(finder *finder) {
+    return error_memory(finder->error, (size_t)finder->count * sizeof(uint32_t), "a trace's structure");
+}
+
+static const trace_kernel *kernel_at(const finder *finder, uint32_t index) {
+    return trace_split_kernel(finder->split, finder->trace, finder->begin + index);
+}
+
+/* ---- symbols ----------------------------------------------------------------------------------------------------- */
+
+/* A name without its numbers: tiles, unroll factors and Inductor's counters go, what the kernel does stays. */
+static size_t without_numbers(const char *name, size_t length, char *bytes, size_t capacity) {
+    size_t size = 0;
+    for (size_t i = 0; i < length && size < capacity; i++) {
+        char c = name[i];
+        bool digit = c >= '0' && c <= '9';
+        if (!digit)
+            bytes[size++] = c;
+        else if (size == 0 || bytes[size - 1] != '#')
+            bytes[size++] = '#';
+    }
+    return size;
+}
+
+static pi0_status make_symbols(finder *finder) {
+    const trace_names *names = &finder->trace->kernels;
+    trace_names coarse = {0}, fine = {0};
+    uint32_t *coarse_of_name = memory_allocate((names->count + 1) * sizeof *coarse_of_name);
+    pi0_status status = PI0_OK;
+    for (int level = 0; level < REPEAT_LEVELS; level++) {
+        finder->symbols[level] = memory_allocate((size_t)(finder->count + 1) * sizeof(uint32_t));
+        if (!finder->symbols[level]) status = no_memory(finder);
+    }
+    if (!coarse_of_name) status = no_memory(finder);
+    for (uint32_t i = 0; i < names->count && status == PI0_OK; i++) {
+        char bytes[512];
+        size_t length = without_numbers(names->names[i].text, names->names[i].length, bytes, sizeof bytes);
+        coarse_of_name[i] = trace_names_add(&coarse, bytes, length);
+        if (coarse_of_name[i] == TRACE_NO_NAME) status = no_memory(finder);
+    }
+    for (uint32_t i = 0; i < finder->count && status == PI0_OK; i++) {
+        const trace_kernel *kernel = kernel_at(finder, i);
+        char pair[sizeof kernel->name + sizeof kernel->grid + 1];
+        memcpy(pair, &kernel->name, sizeof kernel->name);
+        memcpy(pair + sizeof kernel->name, &kernel->grid, sizeof kernel->grid);
+        finder->symbols[1][i] = coarse_of_name[kernel->name];
+        finder->symbols[0][i] = trace_names_add(&fine, pair, sizeof kernel->name + sizeof kernel->grid);
+        if (finder->symbols[0][i] == TRACE_NO_NAME) status = no_memory(finder);
+    }
+    finder->symbol_count[0] = fine.count;
+    finder->symbol_count[1] = coarse.count;
+    memory_release(coarse_of_name);
+    trace_names_release(&fine);
+    trace_names_release(&coarse);
+    return status;
+}
+
+/* ---- segments ---------------------------------------------------------------------------------------------------- */
+
+static double time_between(const finder *finder, uint32_t first, uint32_t end) {
+    return finder->sums_us[end] - finder->sums_us[first];
+}
+
+/* Share of one copy's kernels that one copy of the other run has too, by name. */
+static double likeness(finder *finder, const repeat_run *a, const repeat_run *b) {
+    const repeat_run *runs[2] = {a, b};
+    uint32_t symbols = finder->symbol_count[1];
+    memset(finder->tally, 0, 2 * (size_t)symbols * sizeof *finder->tally);
+    for (int side = 0; side < 2; side++)
+        for (uint32_t i = runs[side]->first; i <= runs[side]->last; i++)
+            finder->tally[(size_t)side * symbols + finder->symbols[1][i]]++;
+    double common = 0;
+    for (uint32_t s = 0; s < symbols; s++) {
+        double x = (double)finder->tally[s] / a->copies, y = (double)finder->tally[symbols + s] / b->copies;
+        common += x < y ? x : y;
+    }
+    double longer = a->period > b->period ? (double)a->period : (double)b->period;
+    return common / longer;
+}
+
+static bool within(double a, double b, double factor) { return a <= b * factor && b <= a * factor; }
+
+/* Whether the run continues the segment: the same layers again, after no more than what stands between two steps. */
+static bool continues(finder *finder, const segment *segment, const repeat_run *run) {
+    const repeat_run *last = &finder->runs[segment->run_first + segment->run_count - 1];
+    double us = time_between(finder, run->first, run->last + 1) / run->copies;
+    double period_difference = (double)(run->period - last->period);
+    if (period_difference > 1.5 || period_difference < -1.5)
+        if (!within((double)run->period, (double)last->period, 1.15)) return false;
+    uint32_t gap = run->first > last->last ? run->first - last->last : 0;
+    if ((double)gap > 64 + 8.0 * (double)run->period) return false;
+    return within(us, segment->us / segment->copies, 1.5) && likeness(finder, last, run) >= 0.5;
+}
+
+static pi0_status make_segments(finder *finder) {
+    finder->segments = memory_allocate((finder->run_count + 1) * sizeof *finder->segments);
+    finder->tally = memory_allocate(2 * (size_t)finder->symbol_count[1] * sizeof *finder->tally);
+    if (!finder->segments || !finder->tally) return no_memory(finder);
+    for (uint32_t i = 0; i < finder->run_count; i++) {
+        const repeat_run *run = &finder->runs[i];
+        segment *segment = finder->segment_count ? &finder->segments[finder->segment_count - 1] : NULL;
+        if (!segment || !continues(finder, segment, run)) {
+            segment = &finder->segments[finder->segment_count++];
+            *segment = (struct segment){.first = run->first, .last = run->last, .run_first = i, .period = run->period};
+        }
+        if (run->last > segment->last) segment->last = run->last;
+        segment->run_count++;
+        segment->copies += run->copies;
+        segment->us += time_between(finder, run->first, run->last + 1);
+    }
+    return PI0_OK;
+}
+
+/* Drops repeats that carry next to no time beside their neighbours and have no count of layers of this model. */
+static void drop_noise(finder *finder) {
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < finder->segment_count; i++) {
+        segment *segment = &finder->segments[i];
+        uint32_t copies = segment->copies;
+        bool layers = copies % VIT_LAYERS == 0 || copies % GEMMA_LAYERS == 0 || copies == GEMMA_LAYERS - 1;
+        double largest = 0;
+        for (uint32_t k = i < 2 ? 0 : i - 2; k < finder->segment_count && k <= i + 2; k++)
+            if (finder->segments[k].us > largest) largest = finder->segments[k].us;
+        if (layers || segment->us >= 0.05 * largest) finder->segments[kept++] = *segment;
+    }
+    finder->segment_count = kept;
+}
+
+/* ---- reading segments as stages ---------------------------------------------------------------------------------- */
+
+/* Passes through the ViT, or 0. A run may have lost a layer at its ends to fusion, but not the sum. */
+static uint32_t vit_passes(const finder *finder, const segment *segment) {
+    if (segment->copies % VIT_LAYERS == 0) return segment->copies;
+    for (uint32_t i = 0; i < segment->run_count; i++) {
+        uint32_t copies = finder->runs[segment->run_first + i].copies;
+        if (copies != VIT_LAYERS && copies != VIT_LAYERS - 1) return 0;
+    }
+    return segment->run_count * VIT_LAYERS;
+}
+
+static bool at_end(const finder *finder, const segment *segment) {
+    return (float)segment->last + 2 * segment->period + 2 >= (float)finder->count;
+}
+
+/* Steps of the expert in *steps and the layers of one that breaks off in *layers; false: no expert. */
+static bool expert_steps(const finder *finder, const segment *segment, int *steps, int *layers) {
+    const repeat_run *runs = &finder->runs[segment->run_first];
+    *layers = 0;
+    if (segment->copies % GEMMA_LAYERS == 0) {
+        *steps = (int)(segment->copies / GEMMA_LAYERS);
+        return true;
+    }
+    uint32_t last = segment->run_count - 1, whole = 0;
+    for (uint32_t i = 0; i < last; i++) whole += runs[i].copies;
+    bool each = true;
+    for (uint32_t i = 0; i < last; i++)
+        each = each && (runs[i].copies == GEMMA_LAYERS || runs[i].copies == GEMMA_LAYERS - 1);
+    if (each && (runs[last].copies == GEMMA_LAYERS || runs[last].copies == GEMMA_LAYERS - 1)) {
+        *steps = (int)segment->run_count;
+        return true;
+    }
+    if (!at_end(finder, segment)) return false;
+    if (each || whole % GEMMA_LAYERS == 0) {
+        *steps = each && last ? (int)last : (int)(whole / GEMMA_LAYERS);
+        *steps += (int)(runs[last].copies / GEMMA_LAYERS);
+        *layers = (int)(runs[last].copies % GEMMA_LAYERS);
+        return true;
+    }
+    return false;
+}
+
+static double us_per_copy(const segment *segment) { return segment->us / segment->copies; }
+
+/* The inference that begins with segment `index`; *used segments belong to it, 0 when it is none of this model's. */
+static void read_plan(const finder *finder, uint32_t index, layer_plan *plan, uint32_t *used) {
+    const segment *vit = &finder->segments[index], *prefill = vit + 1, *expert = vit + 2;
+    uint32_t left = finder->segment_count - index;
+    *used = 0;
+    *plan = (layer_plan){.vit_first = vit->first, .vit_end = vit->last + 1, .vit_layers = (int)vit_passes(finder, vit)};
+    if (plan->vit_layers == 0 || left < 2) return;
+    plan->prefill_first = prefill->first;
+    plan->prefill_end = prefill->last + 1;
+    plan->prefill_layers = (int)prefill->copies;
+    if (plan->vit_end > plan->prefill_first) plan->vit_end = plan->prefill_first;
+    bool whole = prefill->copies == GEMMA_LAYERS || prefill->copies == GEMMA_LAYERS - 1;
+    if (!whole || left < 3) {
+        /* the trace may end inside the prefill or right behind it, but nothing else may follow */
+        if (left == 2 && prefill->copies <= GEMMA_LAYERS && at_end(finder, prefill)) *used = 2;
+        return;
+    }
+    if (!expert_steps(finder, expert, &plan->denoise_steps, &plan->expert_layers)) return;
+    if (us_per_copy(prefill) < 1.3 * us_per_copy(expert)) return; /* the expert's layers are a fraction of Gemma's */
+    bool breaks_off = left == 4 && at_end(finder, expert + 1);    /* the next inference, inside its ViT */
+    if (left > 3 && !breaks_off && vit_passes(finder, expert + 1) == 0) return; /* more layers: another model */
+    plan->expert_first = expert->first;
+    plan->expert_end = expert->last + 1;
+    plan->run_first = expert->run_first;
+    plan->run_count = expert->run_count;
+    if (plan->prefill_end > plan->expert_first) plan->prefill_end = plan->expert_first;
+    plan->complete = plan->expert_layers == 0 && plan->denoise_steps > 0;
+    *used = 3;
+}
+
+/* ---- where one inference ends and the next begins ---------------------------------------------------------------- */
+
+/* Idle time before kernel `index`. */
+static double idle_before(const finder *finder, uint32_t index) {
+    const trace_kernel *before = kernel_at(finder, index - 1), *here = kernel_at(finder, index);
+    double idle = here->start_us - (before->start_us + (double)before->us);
+    return idle > 0 ? idle : 0;
+}
+
+/* The kernel in first..end-1 that the longest pause comes before; *idle that pause, *second the next longest. */
+static uint32_t longest_pause(const finder *finder, uint32_t first, uint32_t end, double *idle, double *second) {
+    uint32_t at = first;
+    *idle = *second = 0;
+    for (uint32_t i = first > 0 ? first : 1; i < end; i++) {
+        double pause = idle_before(finder, i);
+        if (pause > *idle) {
+            *second = *idle;
+            *idle = pause;
+            at = i;
+        } else if (pause > *second) {
+            *second = pause;
+        }
+    }
+    return at;
+}
+
+static bool same_symbol(const finder *finder, uint32_t a, uint32_t b) {
+    return finder->symbols[1][a] == finder->symbols[1][b];
+}
+
+/* How many kernels before `a` and before `b` are the same, `limit` at most. */
+static uint32_t common_before(const finder *finder, uint32_t a, uint32_t b, uint32_t limit) {
+    uint32_t common = 0;
+    while (common < limit && common < a && common < b && same_symbol(finder, a - 1 - common, b - 1 - common)) common++;
+    return common;
+}
+
+static uint32_t common_from(const finder *finder, uint32_t a, uint32_t b, uint32_t limit) {
+    uint32_t common = 0;
+    while (common < limit && a + common < finder->count && b + common < finder->count &&
+           same_symbol(finder, a + common, b + common))
+        common++;
+    return common;
+}
+
+/* The first kernel of the later one of two neighbouring inferences: known from how the first one begins and the last
+ * one ends, or from the pause between them. */
+static uint32_t boundary(const finder *finder, const layer_plan *first_plan, const layer_plan *last_plan,
+                         const layer_plan *before, const layer_plan *after) {
+    uint32_t begin = before->expert_end, end = after->vit_first;
+    if (begin >= end) return end;
+    uint32_t lead = common_before(finder, first_plan->vit_first, end, end - begin);
+    uint32_t tail = last_plan->expert_end ? common_from(finder, last_plan->expert_end, begin, end - begin) : 0;
+    double idle, second;
+    uint32_t pause = longest_pause(finder, begin, end + 1, &idle, &second);
+    if (lead + tail < end - begin && idle >= 20 && idle >= 2 * second) return pause;
+    return end - lead;
+}
+
+/* Kernels that stand between two steps, or between the layers' end and what follows: the most that may be taken at
+ * the outer ends without another sign. */
+static uint32_t usual_gap(const finder *finder, const layer_plan *plan) {
+    uint32_t gap = 0;
+    for (uint32_t i = 1; i < plan->run_count; i++) {
+        const repeat_run *run = &finder->runs[plan->run_first + i];
+        uint32_t here = run->first > run[-1].last ? run->first - run[-1].last - 1 : 0;
+        if (here > gap) gap = here;
+    }
+    return gap;
+}
+
+/* What comes before the first inference: other work in front of it is cut at the longest pause. */
+static uint32_t outer_first(const finder *finder, const layer_plan *plan) {
+    double idle, second, vit = time_between(finder, plan->vit_first, plan->vit_end);
+    if (time_between(finder, 0, plan->vit_first) <= 0.25 * vit && plan->vit_first <= 500) return 0;
+    uint32_t from = plan->vit_first > 500 ? plan->vit_first - 500 : 0;
+    uint32_t pause = longest_pause(finder, from + 1, plan->vit_first + 1, &idle, &second);
+    if (idle < 20 || idle < 2 * second) return plan->vit_first;
+    return pause;
+}
+
+static uint32_t outer_end(const finder *finder, const layer_plan *plan) {
+    uint32_t end = finder->count, usual = usual_gap(finder, plan);
+    if (end - plan->expert_end <= 2 * usual + 64) return end;
+    double idle, second;
+    uint32_t pause = longest_pause(finder, plan->expert_end, end, &idle, &second);
+    if (idle >= 20 && idle >= 2 * second && pause - plan->expert_end <= 2 * usual + 64) return pause;
+    return plan->expert_end + usual;
+}
+
+static void set_ends(const finder *finder, layer_plan *plans, uint32_t count) {
+    for (uint32_t i = 0; i < count; i++) {
+        layer_plan *plan = &plans[i], *last = &plans[count - 1];
+        if (i == 0) plan->first = outer_first(finder, plan);
+        if (plan->expert_end == 0) { /* the trace ends before the expert's layers */
+            plan->end = finder->count;
+        } else if (i + 1 < count) {
+            plan->end = plans[i + 1].first = boundary(finder, &plans[0], last, plan, &plans[i + 1]);
+        } else {
+            plan->end = outer_end(finder, plan);
+        }
+    }
+    /* work long before the images: noise, copies of the last call */
+    for (uint32_t i = 0; i < count; i++) {
+        layer_plan *plan = &plans[i];
+        double idle = 0, second;
+        uint32_t pause = plan->vit_first > plan->first + 1
+                             ? longest_pause(finder, plan->first + 1, plan->vit_first + 1, &idle, &second)
+                             : plan->first;
+        plan->other_end = idle >= 100 && idle >= 4 * second ? pause : plan->first;
+    }
+}
+
+/* A last step is only whole when what follows a step's layers (norm, projection, Euler update) follows it too, and
+ * nothing that looks like the layers of another step. */
+static void check_tail(const finder *finder, layer_plan *plan) {
+    if (!plan->complete || plan->run_count < 2) return;
+    const repeat_run *run = &finder->runs[plan->run_first];
+    uint32_t gap = usual_gap(finder, plan), tail = plan->end - plan->expert_end;
+    if (gap >= 2 && tail == 0) plan->complete = false;
+    if (plan->end != finder->count || tail <= gap + 2 || (float)tail > (float)gap + 8 * run->period) return;
+    uint32_t same = 0, beyond = tail - gap;
+    for (uint32_t i = 0; i < beyond; i++) same += same_symbol(finder, plan->expert_end + gap + i, run[1].first + i);
+    if (same * 2 > beyond) plan->complete = false;
+}
+
+static pi0_status add_steps(const finder *finder, layer_plans *plans, layer_plan *plan) {
+    uint32_t first = plans->step_count, count = (uint32_t)plan->denoise_steps;
+    if (plan->run_count < count || (plan->run_count > count && !plan->expert_layers)) count = 0;
+    uint32_t tail = plan->end - plan->expert_end, start = plan->prefill_end;
+    for (uint32_t i = 0; i < count; i++) {
+        const repeat_run *run = &finder->runs[plan->run_first + i];
+        uint32_t end = run->last + 1 + tail;
+        if (i + 1 < plan->run_count && (plan->expert_layers || end > run[1].first)) end = run[1].first;
+        if (i + 1 == count && !plan->expert_layers) end = plan->end;
+        plans->steps[plans->step_count++] = (trace_step){start + finder->begin, end + finder->begin};
+        start = end;
+    }
+    plan->run_first = first;
+    plan->run_count = count;
+    return PI0_OK;
+}
+
+/* Whether the layers found carry the inference: else something large was not understood. */
+static bool carries(const finder *finder, const layer_plan *plan) {
+    double layers = time_between(finder, plan->vit_first, plan->vit_end) +
+                    time_between(finder, plan->prefill_first, plan->prefill_end) +
+                    time_between(finder, plan->expert_first, plan->expert_end);
+    return layers >= 0.5 * time_between(finder, plan->other_end, plan->end);
+}
+
+static pi0_status read_plans(finder *finder, layer_plans *plans) {
+    plans->plans = memory_allocate((finder->segment_count + 1) * sizeof *plans->plans);
+    plans->steps = memory_allocate((finder->run_count + 1) * sizeof *plans->steps);
+    if (!plans->plans || !plans->steps) return no_memory(finder);
+    uint32_t found = 0;
+    for (uint32_t i = 0; i < finder->segment_count;) {
+        uint32_t used;
+        read_plan(finder, i, &plans->plans[found], &used);
+        if (used) found++;
+        i += used ? used : 1;
+    }
+    plans->reason =
+        finder->segment_count ? "the layers that repeat are not those of this model" : "no layers repeat in it";
+    if (found == 0) return PI0_OK;
+    set_ends(finder, plans->plans, found);
+    int most_steps = 0;
+    uint32_t whole = 0;
+    for (uint32_t i = 0; i < found; i++) {
+        layer_plan *plan = &plans->plans[i];
+        if (!carries(finder, plan)) {
+            plans->reason = "most of its time lies outside the layers that repeat";
+            return PI0_OK;
+        }
+        if (plan->complete) check_tail(finder, plan);
+        if (plan->denoise_steps > most_steps) most_steps = plan->denoise_steps;
+    }
+    layer_plan *last = &plans->plans[found - 1];
+    if (found > 1 && last->denoise_steps < most_steps) last->complete = false; /* cut off between two steps */
+    if (finder->trace->cut_off && found == 1 && last->denoise_steps != 10) last->complete = false;
+    for (uint32_t i = 0; i < found; i++) whole += plans->plans[i].complete;
+    for (uint32_t i = 0; i < found; i++) {
+        if (whole ? !plans->plans[i].complete : i > 0) {
+            plans->partial++;
+            continue;
+        }
+        plans->plans[plans->count] = plans->plans[i];
+        TRY(add_steps(finder, plans, &plans->plans[plans->count]));
+        plans->count++;
+    }
+    plans->reason = NULL;
+    return PI0_OK;
+}
+
+static void shift_plans(layer_plans *plans, uint32_t by) {
+    for (uint32_t i = 0; i < plans->count; i++) {
+        layer_plan *plan = &plans->plans[i];
+        uint32_t *places[] = {&plan->vit_first,   &plan->vit_end, &plan->prefill_first,
+                              &plan->prefill_end, &plan->first,   &plan->expert_first,
+                              &plan->expert_end,  &plan->end,     &plan->other_end};
+        for (size_t k = 0; k < sizeof places / sizeof *places; k++) *places[k] += by;
+    }
+}
+
+static pi0_status find_all(finder *finder, layer_plans *plans) {
+    finder->sums_us = memory_allocate((size_t)(finder->count + 1) * sizeof *finder->sums_us);
+    if (!finder->sums_us) return no_memory(finder);
+    TRY(make_symbols(finder));
+    const repeat_level levels[REPEAT_LEVELS] = {{finder->symbols[0], finder->symbol_count[0]},
+                                                {finder->symbols[1], finder->symbol_count[1]}};
+    TRY(repeats_find(levels, finder->count, &finder->runs, &finder->run_count, finder->error));
+    finder->sums_us[0] = 0;
+    for (uint32_t i = 0; i < finder->count; i++)
+        finder->sums_us[i + 1] = finder->sums_us[i] + (double)kernel_at(finder, i)->us;
+    TRY(make_segments(finder));
+    drop_noise(finder);
+    return read_plans(finder, plans);
+}
+
+pi0_status layer_plans_find(layer_plans *plans, const trace_split *split, const trace *trace, uint32_t begin,
+                            uint32_t end, pi0_error *error) {
+    *plans = (layer_plans){0};
+    finder finder = {.split = split, .trace = trace, .begin = begin, .count = end - begin, .error = error};
+    pi0_status status = find_all(&finder, plans);
+    shift_plans(plans, begin);
+    for (int level = 0; level < REPEAT_LEVELS; level++) memory_release(finder.symbols[level]);
+    memory_release(finder.runs);
+    memory_release(finder.segments);
+    memory_release(finder.sums_us);
+    memory_release(finder.tally);
+    return status;
+}
+
+void layer_plans_release(layer_plans *plans) {
+    memory_release(plans->plans);
+    memory_release(plans->steps);
+    *plans = (layer_plans){0};
+}
