@@ -28,7 +28,7 @@ static inline int files_teardown(void **state) {
 }
 
 static inline const char *files_path(char path[1024], const char *directory, const char *name) {
-    snprintf(path, 1024, "%s/%s", directory, name);
+    snprintf(path, 1024, "%.500s/%.500s", directory, name);
     return path;
 }
 
