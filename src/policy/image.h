@@ -19,7 +19,7 @@ typedef struct image {
     uint8_t *pixels; /* uint8 [height, width, 3] RGB; release with image_release */
 } image;
 
-/* On failure *image holds nothing to release. `name` (file or request key) is used in errors. */
+/* On failure *result holds nothing to release. `name` (file or request key) is used in errors. */
 pi0_status image_decode(image *result, const void *bytes, size_t size, const char *name, pi0_error *error);
 pi0_status image_open(image *result, const char *path, pi0_error *error);
 /* Releases the pixels; harmless on a zeroed image. */
