@@ -1,6 +1,8 @@
 /*
  * Camera images to the model's square: the longer side fills it, the rest is padding, split evenly.
- *   resize_with_pad        openpi's (openpi_client/image_tools.py): Pillow's BILINEAR, byte for byte, black padding
+ *   resize_with_pad        openpi's (openpi_client/image_tools.py): BILINEAR of Pillow 11.2.1, which openpi pins, byte
+ *                          for byte (Pillow 13 takes the vertical pass first where an image is twice as tall as wide,
+ *                          and rounds otherwise there); black padding
  *   resize_with_pad_torch  lerobot's: torch bilinear without antialias on pixels / 255, then * 2 - 1, padding -1
  * Both take scratch memory for one intermediate image at most, and run on the caller's thread.
  */

@@ -19,6 +19,7 @@ enum {
     MAX_PIECE_BYTES = 8000,
     MAX_NESTED_SYMBOLS = 64, /* the library's result arrays */
     MAX_NESTED_RULES = 32,
+    MAX_TRIE_VISITS = 1 << 21, /* sentencepiece's own rules take 40,000 */
 };
 
 typedef struct span {
@@ -77,18 +78,17 @@ static bool read_field(span *in, field *out) {
 /*
  * A double array of Darts-clone: a node's unit holds its byte (label), the offset to its children and whether a rule
  * ends there; child `byte` of a node lies at base ^ byte, where base is the node's position ^ its offset; the rule's
- * value, a place in the replacement texts, lies at base itself.
+ * value, a place in the replacement texts, lies at base itself. Equal tails are shared, so that a node may have
+ * several parents.
  */
 typedef struct trie {
     const unsigned char *units;
     size_t count, texts_bytes;
-    unsigned char *seen; /* [count]: a node has one parent, else there would be loops */
+    unsigned char *rules;  /* [count]: 1 + most rules that end on a way to the node, itself included; 0: not reached */
+    unsigned char *queued; /* [count] */
+    uint32_t *queue;       /* [count] positions to visit */
+    size_t queue_length;
 } trie;
-
-typedef struct trie_node {
-    uint32_t base;
-    int rules; /* that end on the way from the root to here */
-} trie_node;
 
 static uint32_t unit_at(const trie *t, size_t position) {
     uint32_t unit;
@@ -96,28 +96,36 @@ static uint32_t unit_at(const trie *t, size_t position) {
     return unit;
 }
 
-static uint32_t unit_offset(uint32_t unit) { return (unit >> 10) << ((unit & (1u << 9)) >> 6); }
+static uint32_t base_of(const trie *t, uint32_t position) {
+    uint32_t unit = unit_at(t, position);
+    return position ^ ((unit >> 10) << ((unit & (1u << 9)) >> 6));
+}
 
-/* Visits every node the library can reach. stack: room for every unit. */
-static bool walk_trie(trie *t, trie_node *stack) {
-    size_t depth = 1;
-    stack[0] = (trie_node){unit_offset(unit_at(t, 0)), 0};
-    while (depth) {
-        trie_node node = stack[--depth];
-        if ((node.base | 0xffu) >= t->count) return false; /* any byte may follow */
-        for (uint32_t byte = 0; byte < 256; byte++) {
-            size_t position = node.base ^ byte;
-            uint32_t unit = unit_at(t, position);
-            if ((unit & (1u << 31 | 0xff)) != byte) continue;
-            if (t->seen[position]) return false;
-            t->seen[position] = 1;
-            trie_node child = {(uint32_t)position ^ unit_offset(unit), node.rules};
-            if (unit & 1u << 8) {
-                if (child.base >= t->count || (unit_at(t, child.base) & 0x7fffffffu) >= t->texts_bytes) return false;
-                if (++child.rules > MAX_NESTED_RULES) return false;
-            }
-            stack[depth++] = child;
-        }
+/* A way of `rules` rules leads to this node. */
+static bool reach(trie *t, uint32_t position, int rules) {
+    if (unit_at(t, position) & 1u << 8) {
+        uint32_t base = base_of(t, position);
+        if (base >= t->count || (unit_at(t, base) & 0x7fffffffu) >= t->texts_bytes) return false;
+        if (++rules > MAX_NESTED_RULES) return false; /* or a loop */
+    }
+    if (t->rules[position] > rules) return true;
+    t->rules[position] = (unsigned char)(rules + 1);
+    if (!t->queued[position]) t->queue[t->queue_length++] = position;
+    t->queued[position] = 1;
+    return true;
+}
+
+/* Visits every node the library can reach. */
+static bool walk_trie(trie *t) {
+    size_t visits = 0;
+    if (!reach(t, 0, 0)) return false;
+    while (t->queue_length) {
+        uint32_t position = t->queue[--t->queue_length], base = base_of(t, position);
+        t->queued[position] = 0;
+        if ((base | 0xffu) >= t->count || ++visits > MAX_TRIE_VISITS) return false; /* any byte may follow */
+        for (uint32_t byte = 0; byte < 256; byte++)
+            if ((unit_at(t, base ^ byte) & (1u << 31 | 0xff)) == byte && !reach(t, base ^ byte, t->rules[position] - 1))
+                return false;
     }
     return true;
 }
@@ -130,14 +138,18 @@ static pi0_status check_charsmap(span map, const char *name, pi0_error *error) {
     if (size > sizeof trie_bytes) memcpy(&trie_bytes, map.at, sizeof trie_bytes);
     bool good = trie_bytes && trie_bytes % 4 == 0 && trie_bytes < size - sizeof trie_bytes && map.end[-1] == 0;
     if (good) {
-        trie t = {map.at + sizeof trie_bytes, trie_bytes / 4, size - sizeof trie_bytes - trie_bytes, NULL};
-        t.seen = memory_zeroed(t.count, 1);
-        trie_node *stack = memory_allocate((t.count + 1) * sizeof *stack);
-        bool memory = t.seen && stack;
-        if (memory) good = walk_trie(&t, stack);
-        memory_release(t.seen);
-        memory_release(stack);
-        if (!memory) return error_memory(error, t.count * sizeof *stack, name);
+        trie t = {.units = map.at + sizeof trie_bytes,
+                  .count = trie_bytes / 4,
+                  .texts_bytes = size - sizeof trie_bytes - trie_bytes};
+        t.rules = memory_zeroed(t.count, 1);
+        t.queued = memory_zeroed(t.count, 1);
+        t.queue = memory_allocate(t.count * sizeof *t.queue);
+        bool memory = t.rules && t.queued && t.queue;
+        if (memory) good = walk_trie(&t);
+        memory_release(t.rules);
+        memory_release(t.queued);
+        memory_release(t.queue);
+        if (!memory) return error_memory(error, t.count * sizeof *t.queue, name);
     }
     return good ? PI0_OK
                 : error_set(error, PI0_ERROR_FORMAT, "%s: damaged normalisation rules in a SentencePiece model", name);
