@@ -61,7 +61,7 @@ pi0_status camera_check(const value *v, const char *key, camera_layout layout, p
 }
 
 pi0_status camera_read(camera_image *image, const value *v, const char *key, camera_layout layout, pi0_error *error) {
-    axes axes;
+    axes axes = {0};
     TRY(find_axes(&axes, v, key, layout, error));
     *image = (camera_image){.height = axes.height, .width = axes.width, .pixels = v->array.data};
     if (v->array.kind == 'u' && !axes.planes) return PI0_OK;

@@ -11,22 +11,28 @@ enum { MAX_STATE = 1 << 16, MAX_TOKENS = 1 << 20, MAX_PROMPT_BYTES = 64 << 20 };
 pi0_status pi0_request_new(pi0_request **request, pi0_error *error) {
     if (!request) return error_set(error, PI0_ERROR_ARGUMENT, "pi0_request_new: request is NULL");
     *request = memory_zeroed(1, sizeof **request);
-    return *request ? PI0_OK : error_memory(error, sizeof **request, "a request");
+    if (!*request) return error_memory(error, sizeof **request, "a request");
+    return PI0_OK;
 }
 
 pi0_status pi0_request_decode(pi0_request **request, const void *bytes, size_t size, pi0_error *error) {
     if (!request || (size && !bytes))
         return error_set(error, PI0_ERROR_ARGUMENT, "pi0_request_decode: expected a request and bytes");
-    TRY(pi0_request_new(request, error));
+    *request = NULL;
+    pi0_request *made;
+    TRY(pi0_request_new(&made, error));
     wire_limits limits = wire_limits_default();
-    pi0_status status = wire_decode(&(*request)->message, bytes, size, &limits, error);
-    const value *root = status == PI0_OK ? (*request)->message.root : NULL;
+    pi0_status status = wire_decode(&made->message, bytes, size, &limits, error);
+    const value *root = status == PI0_OK ? made->message.root : NULL;
     if (root && root->kind != VALUE_MAP) {
         char found[120];
         status = error_set(error, PI0_ERROR_FORMAT, "expected a request to be a map, found %s",
                            value_describe(root, found, sizeof found));
     }
-    if (status != PI0_OK) pi0_request_free(request);
+    if (status == PI0_OK)
+        *request = made;
+    else
+        pi0_request_free(&made);
     return status;
 }
 
@@ -80,8 +86,7 @@ static pi0_status put(pi0_request *request, const char *key, request_role role, 
     return PI0_OK;
 }
 
-static pi0_status check(const char *function, const pi0_request *request, bool rest, pi0_error *error) {
-    if (request && rest) return PI0_OK;
+static pi0_status refuse_null(const char *function, pi0_error *error) {
     return error_set(error, PI0_ERROR_ARGUMENT, "%s: an argument is NULL", function);
 }
 
@@ -106,7 +111,7 @@ static value_array image_array(const uint8_t *pixels, int height, int width) {
 
 pi0_status pi0_request_set_image(pi0_request *request, const char *key, const uint8_t *pixels, int height, int width,
                                  pi0_error *error) {
-    TRY(check("pi0_request_set_image", request, key && pixels, error));
+    if (!request || !key || !pixels) return refuse_null("pi0_request_set_image", error);
     if (height < 1 || width < 1 || (int64_t)height * width > IMAGE_MAX_PIXELS)
         return error_set(
             error, PI0_ERROR_ARGUMENT,
@@ -116,7 +121,7 @@ pi0_status pi0_request_set_image(pi0_request *request, const char *key, const ui
 }
 
 pi0_status pi0_request_set_image_file(pi0_request *request, const char *key, const char *path, pi0_error *error) {
-    TRY(check("pi0_request_set_image_file", request, key && path, error));
+    if (!request || !key || !path) return refuse_null("pi0_request_set_image_file", error);
     image image;
     TRY(image_open(&image, path, error));
     value item = {.kind = VALUE_ARRAY, .array = image_array(image.pixels, image.height, image.width)};
@@ -125,7 +130,7 @@ pi0_status pi0_request_set_image_file(pi0_request *request, const char *key, con
 
 pi0_status pi0_request_set_state(pi0_request *request, const char *key, const double *values, int count,
                                  pi0_error *error) {
-    TRY(check("pi0_request_set_state", request, values || count == 0, error));
+    if (!request || (count && !values)) return refuse_null("pi0_request_set_state", error);
     if (count < 0 || count > MAX_STATE)
         return error_set(error, PI0_ERROR_ARGUMENT, "state: expected 0 to %d values, found %d", MAX_STATE, count);
     value_array array = {.kind = 'f',
@@ -138,7 +143,7 @@ pi0_status pi0_request_set_state(pi0_request *request, const char *key, const do
 }
 
 pi0_status pi0_request_set_prompt(pi0_request *request, const char *utf8, pi0_error *error) {
-    TRY(check("pi0_request_set_prompt", request, utf8 != NULL, error));
+    if (!request || !utf8) return refuse_null("pi0_request_set_prompt", error);
     size_t length = strlen(utf8);
     if (length > MAX_PROMPT_BYTES)
         return error_set(error, PI0_ERROR_ARGUMENT, "prompt: expected at most %d bytes, found %zu", MAX_PROMPT_BYTES,
@@ -151,7 +156,7 @@ pi0_status pi0_request_set_prompt(pi0_request *request, const char *utf8, pi0_er
 }
 
 pi0_status pi0_request_set_tokens(pi0_request *request, const int32_t *tokens, int count, pi0_error *error) {
-    TRY(check("pi0_request_set_tokens", request, tokens || count == 0, error));
+    if (!request || (count && !tokens)) return refuse_null("pi0_request_set_tokens", error);
     if (count < 0 || count > MAX_TOKENS)
         return error_set(error, PI0_ERROR_ARGUMENT, "tokens: expected 0 to %d ids, found %d", MAX_TOKENS, count);
     value_array array = {.kind = 'i',
