@@ -64,6 +64,13 @@ def read_safetensors(path):
     return tensors, metadata
 
 
+def read_header(path):
+    """{tensor name: shape}"""
+    with open(path, "rb") as file:
+        header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+    return {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
+
+
 def write_safetensors(path, tensors, metadata):
     names = {np.dtype(text): name for name, text in DTYPES.items()}
     header, blobs, offset = {"__metadata__": metadata}, [], 0
