@@ -67,9 +67,12 @@ static pi0_status png_open(image *image, const void *bytes, size_t size, const c
 
 static pi0_status jpeg_decode(image *image, tjhandle context, const void *bytes, size_t size, const char *name,
                               pi0_error *error) {
-    int width, height, subsampling, colours;
-    if (tjDecompressHeader3(context, bytes, size, &width, &height, &subsampling, &colours))
-        return error_set(error, PI0_ERROR_FORMAT, "%s: damaged JPEG file: %s", name, tjGetErrorStr2(context));
+    int width = 0, height = 0, subsampling, colours;
+    /* a file that ends before its frame passes for one of tables alone, without a size */
+    bool damaged = tjDecompressHeader3(context, bytes, size, &width, &height, &subsampling, &colours) != 0;
+    if (damaged || width < 1 || height < 1)
+        return error_set(error, PI0_ERROR_FORMAT, "%s: damaged JPEG file: %s", name,
+                         damaged ? tjGetErrorStr2(context) : "no image in it");
     if (colours == TJCS_CMYK || colours == TJCS_YCCK)
         return error_set(error, PI0_ERROR_UNSUPPORTED, "%s: expected a grey or colour JPEG file, found CMYK", name);
     TRY(take_pixels(image, (size_t)width, (size_t)height, name, error));

@@ -5,7 +5,7 @@
 #include <inttypes.h>
 #include <math.h>
 
-#include "base/memory.h"
+#include "allocator.h"
 #include "checkpoint/safetensors.h"
 #include "data.h"
 #include "policy/resize.h"
@@ -183,20 +183,15 @@ static void what_shrinks_to_nothing_is_refused(void **state) {
     assert_int_equal(resize_with_pad(out, 224, pixels, 1, 224, NULL), PI0_OK);
 }
 
-static void *no_memory(void *user, size_t bytes, size_t alignment) {
-    (void)user, (void)bytes, (void)alignment;
-    return NULL;
-}
-static void no_release(void *user, void *memory) { (void)user, (void)memory; }
-
 static void missing_memory_is_reported(void **state) {
     (void)state;
     static uint8_t pixels[300], out[224 * 224 * 3];
     static float floats[3 * 224 * 224];
-    pi0_set_allocator(&(pi0_allocator){no_memory, no_release, NULL});
+    allocator_log log;
+    allocator_begin(&log, 0);
     pi0_status first = resize_with_pad(out, 224, pixels, 10, 10, NULL);
     pi0_status second = resize_with_pad_torch(floats, 224, pixels, 10, 10, NULL);
-    pi0_set_allocator(NULL);
+    allocator_end();
     assert_int_equal(first, PI0_ERROR_MEMORY);
     assert_int_equal(second, PI0_ERROR_MEMORY);
 }

@@ -2,6 +2,7 @@
 #include <inttypes.h>
 #include <math.h>
 
+#include "allocator.h"
 #include "base/memory.h"
 #include "base/utf8.h"
 #include "data.h"
@@ -230,17 +231,6 @@ static void every_prefix_is_refused(void **state) {
 
 /* ---- limits ---- */
 
-static size_t allocated;
-static void *counting_allocate(void *user, size_t bytes, size_t alignment) {
-    (void)user;
-    allocated += bytes;
-    return aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
-}
-static void counting_release(void *user, void *memory) {
-    (void)user;
-    free(memory);
-}
-
 static void claims_are_checked_before_memory_is_taken(void **state) {
     (void)state;
     static const struct {
@@ -260,14 +250,15 @@ static void claims_are_checked_before_memory_is_taken(void **state) {
                    6},
                   {"\xdc\xff\xff", 3},
                   {"\xde\xff\xff", 3}};
-    pi0_set_allocator(&(pi0_allocator){counting_allocate, counting_release, NULL});
     for (size_t i = 0; i < sizeof claims / sizeof *claims; i++) {
-        allocated = 0;
         wire_message message;
-        assert_int_equal(decode(&message, claims[i].bytes, claims[i].size, NULL), PI0_ERROR_FORMAT);
-        assert_true(allocated < 100000);
+        allocator_log log;
+        allocator_begin(&log, INT_MAX);
+        pi0_status status = decode(&message, claims[i].bytes, claims[i].size, NULL);
+        allocator_end();
+        assert_int_equal(status, PI0_ERROR_FORMAT);
+        assert_true(log.bytes < 100000);
     }
-    pi0_set_allocator(NULL);
 }
 
 static void limits_hold(void **state) {
@@ -299,35 +290,28 @@ static void limits_hold(void **state) {
 
 /* ---- failing allocations ---- */
 
-static int allocations_left;
-static void *failing_allocate(void *user, size_t bytes, size_t alignment) {
-    return allocations_left-- > 0 ? counting_allocate(user, bytes, alignment) : NULL;
-}
-
 static void failing_allocations_are_reported(void **state) {
     (void)state;
     size_t size;
     void *bytes = data_read(folder, "plain.msgpack", &size);
-    pi0_set_allocator(&(pi0_allocator){failing_allocate, counting_release, NULL});
     pi0_status status = PI0_ERROR_MEMORY;
     for (int k = 0; status != PI0_OK; k++) {
         wire_message message;
-        pi0_error error;
-        allocations_left = k;
-        status = wire_decode(&message, bytes, size, NULL, &error);
-        if (status == PI0_OK) {
-            wire_buffer buffer = {0};
-            allocations_left = 0;
-            wire_put_value(&buffer, message.root);
+        wire_buffer buffer = {0};
+        allocator_log log;
+        allocator_begin(&log, k);
+        status = wire_decode(&message, bytes, size, NULL, NULL);
+        log.left = 0;
+        if (status == PI0_OK) wire_put_value(&buffer, message.root);
+        allocator_end();
+        if (status == PI0_OK)
             assert_true(buffer.failed);
-            memory_release(buffer.bytes);
-        } else {
+        else
             assert_int_equal(status, PI0_ERROR_MEMORY);
-        }
+        memory_release(buffer.bytes);
         wire_release(&message);
         assert_true(k < 1000);
     }
-    pi0_set_allocator(NULL);
     free(bytes);
 }
 
