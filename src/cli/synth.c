@@ -78,6 +78,7 @@ static pi0_status make_directories(synthesis *s, const char *path, pi0_error *er
             if (S_ISDIR(information.st_mode)) continue;
             return error_set(error, PI0_ERROR_IO, "%s: expected a directory, found a file", part);
         }
+        TRY(output_check(part, error));
         if (mkdir(part, 0777))
             return error_set(error, PI0_ERROR_IO, "cannot make the directory %s: %s", part, strerror(errno));
         TRY(remember(s, part, error));
@@ -208,6 +209,9 @@ static pi0_status synthesise(synthesis *s, const char *config_name, pi0_error *e
     TRY(checkpoint_open(&s->checkpoint, source, (pi0_model)s->model, NULL, error));
     for (size_t i = 0; i < checkpoint_count(s->checkpoint); i++) s->bytes += checkpoint_at(s->checkpoint, i)->bytes;
     TRY(make_directories(s, s->directory, error));
+    char weights[PATH_MAX];
+    TRY(join(weights, s->directory, "model.safetensors", error));
+    TRY(output_check(weights, error));
     TRY(check_space(s, error));
     TRY(write_config(s, error));
     TRY(write_stats(s, error));

@@ -41,3 +41,12 @@ def test_a_long_inference(tmp_path):
     interrupted(["infer", "--checkpoint", GOLDEN / "tiny_pi0_checkpoint", "--tokens", "5", "--horizon", "4000",
                  "--steps", "1000", "--out", "x.npy"], signal.SIGINT, 1.0, cwd=tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_being_written(tmp_path):
+    """Not one file or directory stays, and the ones that were there before do."""
+    interrupted(["synth", "new/deep", "--config", "pi0_aloha_sim"], signal.SIGINT, 0.5, cwd=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "old").mkdir()
+    interrupted(["synth", "old"], signal.SIGTERM, 0.5, cwd=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["old"] and list((tmp_path / "old").iterdir()) == []
