@@ -123,6 +123,19 @@ static void processor_name(char *name, size_t size) {
     fclose(file);
 }
 
+/* The instructions that the ops may use, and who multiplies bf16. */
+static void describe_features(char *text, size_t size) {
+    cpu_isa isa = cpu_isa_best();
+    bool hardware = isa >= CPU_ISA_AVX512_BF16;
+#ifndef PI0_WITH_ONEDNN
+    hardware = false;
+#endif
+    snprintf(text, size, "%s%s%s%s; bf16 products by %s", isa >= CPU_ISA_AVX2 ? "avx2 fma f16c" : "sse2",
+             isa >= CPU_ISA_AVX512 ? " avx512f avx512bw avx512dq avx512vl" : "",
+             isa >= CPU_ISA_AVX512_BF16 ? " avx512-bf16" : "", isa >= CPU_ISA_AMX ? " amx-bf16" : "",
+             hardware ? "oneDNN" : "float32 kernels on rounded values");
+}
+
 static void cpu_devices(pi0_device_info *devices, int capacity, int *count) {
     if (*count < capacity) {
         pi0_device_info *d = &devices[*count];
@@ -130,8 +143,7 @@ static void cpu_devices(pi0_device_info *devices, int capacity, int *count) {
         d->index = 0;
         processor_name(d->name, sizeof d->name);
         snprintf(d->arch, sizeof d->arch, "%s", cpu_isa_name(cpu_isa_best()));
-        snprintf(d->features, sizeof d->features, "f32 bf16%s",
-                 cpu_isa_best() >= CPU_ISA_AVX512_BF16 ? " (bf16 products in hardware)" : " (bf16 rounding only)");
+        describe_features(d->features, sizeof d->features);
         d->memory_bytes = (int64_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE);
         d->units = (int)sysconf(_SC_NPROCESSORS_ONLN);
         d->usable = true;
