@@ -25,7 +25,7 @@ struct piece_model {
 
 namespace {
 
-enum { LOG_FATAL_ONLY = 3 };
+constexpr int log_fatal_only = 3;
 
 void explain(char *message, size_t message_size, const char *text) { snprintf(message, message_size, "%s", text); }
 
@@ -33,7 +33,7 @@ void explain(char *message, size_t message_size, const char *text) { snprintf(me
 
 piece_model *sentencepiece_load(const void *bytes, size_t size, char *message, size_t message_size) {
     try {
-        ::sentencepiece::logging::SetMinLogLevel(LOG_FATAL_ONLY); /* errors come back as a status as well */
+        ::sentencepiece::logging::SetMinLogLevel(log_fatal_only); /* errors come back as a status as well */
         auto model = std::make_unique<piece_model>();
         auto status = model->processor.LoadFromSerializedProto({static_cast<const char *>(bytes), size});
         if (status.ok()) return model.release();

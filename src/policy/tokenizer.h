@@ -9,9 +9,9 @@
 
 typedef struct tokenizer tokenizer; /* immutable: encode from any number of threads */
 
-pi0_status tokenizer_open(tokenizer **tokenizer, const char *path, pi0_error *error);
+pi0_status tokenizer_open(tokenizer **result, const char *path, pi0_error *error);
 /* The same from memory, which is copied; `name` is used in errors. */
-pi0_status tokenizer_parse(tokenizer **tokenizer, const void *bytes, size_t size, const char *name, pi0_error *error);
+pi0_status tokenizer_parse(tokenizer **result, const void *bytes, size_t size, const char *name, pi0_error *error);
 void tokenizer_close(tokenizer **tokenizer);
 
 /* Number of pieces: ids lie in 0 .. vocabulary-1. */
