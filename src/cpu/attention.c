@@ -41,8 +41,10 @@ static void pack_keys(const ops *context, const attention_job *job, const operan
     for (int half = 0; half * lanes < width; half++) {
         int key = panel * job->width + half * lanes;
         int rows = shape->keys - key < lanes ? shape->keys - key : lanes;
-        const float *from = (const float *)k + key * stride + (size_t)kv_head * shape->head_dim;
-        context->kernels->pack(to + half * lanes, width, from, DTYPE_F32, stride, rows, shape->head_dim);
+        const operand *from = operand_at(context, k, key * stride + (size_t)kv_head * shape->head_dim);
+        context->kernels->pack(to + half * lanes, width, from,
+                               context->storage == OPERAND_BF16 ? DTYPE_BF16 : DTYPE_F32, stride, rows,
+                               shape->head_dim);
     }
 }
 
@@ -58,8 +60,8 @@ static void pack_values(const ops *context, const attention_job *job, const oper
     for (int column = 0; column < shape->head_dim; column += job->width) {
         int left = shape->head_dim - column, width = value_width(context, job, column);
         context->kernels->copy_panel(to + (size_t)column * shape->keys, width,
-                                     (const operand *)((const float *)v + (size_t)kv_head * shape->head_dim + column),
-                                     stride, left < width ? left : width, shape->keys);
+                                     operand_at(context, v, (size_t)kv_head * shape->head_dim + column),
+                                     context->storage, stride, left < width ? left : width, shape->keys);
     }
 }
 
@@ -82,7 +84,7 @@ static void attend(const ops *context, const attention_job *job, int kv_head, in
 
     for (int i = first; i < last; i++) {
         float *to = queries + (i - first) / tile_rows * rows_floats + (size_t)((i - first) % tile_rows) * ROW_STRIDE;
-        kernels->copy_rows(to, job->q, OPERAND_F32, query_at(job, kv_head, i), 0, 1, shape->head_dim);
+        kernels->copy_rows(to, job->q, context->storage, query_at(job, kv_head, i), 0, 1, shape->head_dim);
     }
     for (int panel = 0; panel < job->key_panels; panel++) {
         int key = panel * job->width, vectors = shape->keys - key > kernels->lanes ? 2 : 1;

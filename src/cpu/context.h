@@ -8,6 +8,7 @@
 #include "cpu/ops.h"
 
 struct kernels;
+struct onednn;
 
 #define NORM_EPSILON 1e-6
 
@@ -57,6 +58,7 @@ struct ops {
     operand_storage storage;
     ops_table table;
     const struct kernels *kernels; /* NULL: plain */
+    struct onednn *onednn;         /* NULL: no bf16 products */
     unsigned char *scratch;        /* a part for each thread, then what they share */
     size_t scratch_bytes, thread_scratch_bytes;
     int max_kv_columns;

@@ -43,8 +43,9 @@ typedef struct kernels {
     /* Fills one vector of columns of a panel of `width` columns: panel[i * width + j] = w[j * stride + i] for j < rows
      * (rows <= lanes, zeros above), i < k. w: bf16 or float32, maybe unaligned. */
     void (*pack)(float *panel, int width, const void *w, tensor_dtype dtype, size_t stride, int rows, int k);
-    /* panel[i * width + j] = x[i * stride + j] for i < k, j < columns (columns <= width, zeros above); x float32 */
-    void (*copy_panel)(float *panel, int width, const operand *x, size_t stride, int columns, int k);
+    /* panel[i * width + j] = x[i * stride + j] for i < k, j < columns (columns <= width, zeros above) */
+    void (*copy_panel)(float *panel, int width, const operand *x, operand_storage storage, size_t stride, int columns,
+                       int k);
     /* to[r * ROW_STRIDE + i] = x[first + r * stride + i], i < k */
     void (*copy_rows)(float *to, const operand *x, operand_storage storage, size_t first, size_t stride, int rows,
                       int k);

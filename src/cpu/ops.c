@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "base/memory.h"
 #include "cpu/engine.h"
+#include "cpu/onednn.h"
 
 static size_t round_up(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
@@ -61,8 +62,14 @@ pi0_status ops_open(ops **context, const ops_options *options, pi0_error *error)
     choose_variants(opened);
     size_scratch(opened);
     opened->scratch = memory_allocate(opened->scratch_bytes);
-    if (!opened->scratch) {
-        pi0_status status = error_memory(error, opened->scratch_bytes, "CPU scratch memory");
+    pi0_status status = PI0_OK;
+    if (!opened->scratch) status = error_memory(error, opened->scratch_bytes, "CPU scratch memory");
+#ifdef PI0_WITH_ONEDNN
+    bool multiplies_bf16 = options->isa >= CPU_ISA_AVX512_BF16 || (options->emulate_bf16 && best >= CPU_ISA_AVX512);
+    if (status == PI0_OK && options->precision == PI0_PRECISION_BF16 && multiplies_bf16)
+        status = onednn_open(opened, error);
+#endif
+    if (status != PI0_OK) {
         ops_close(&opened);
         return status;
     }
@@ -72,12 +79,21 @@ pi0_status ops_open(ops **context, const ops_options *options, pi0_error *error)
 
 void ops_close(ops **context) {
     if (!*context) return;
+#ifdef PI0_WITH_ONEDNN
+    onednn_close(*context);
+#endif
     memory_release((*context)->scratch);
     memory_release(*context);
     *context = NULL;
 }
 
-size_t ops_scratch_bytes(const ops *context) { return context->scratch_bytes; }
+size_t ops_scratch_bytes(const ops *context) {
+    size_t bytes = context->scratch_bytes;
+#ifdef PI0_WITH_ONEDNN
+    bytes += onednn_bytes(context);
+#endif
+    return bytes;
+}
 int ops_threads(const ops *context) { return context->threads; }
 
 size_t ops_operand_bytes(const ops *context, size_t elements) {

@@ -36,8 +36,13 @@ ALWAYS_INLINE int lanes_left(size_t done, size_t count) { return count - done < 
 ALWAYS_INLINE void tile_product(float *c, size_t c_stride, const float *x, const float *panel, int k, const int rows,
                                 const int vectors, bool first) {
     vec sums[MAX_TILE_ROWS][2];
-    for (int r = 0; r < rows; r++)
-        for (int v = 0; v < vectors; v++) sums[r][v] = first ? vec_zero() : vec_load(c + r * c_stride + v * LANES);
+    for (int r = 0; r < rows; r++) {
+        for (int v = 0; v < vectors; v++) {
+            /* what is added to comes from L3 at worst: it has the whole of k to arrive */
+            _mm_prefetch((const char *)(c + r * c_stride + v * LANES), _MM_HINT_T0);
+            sums[r][v] = vec_zero();
+        }
+    }
     for (int i = 0; i < k; i++) {
         vec columns[2];
         for (int v = 0; v < vectors; v++) {
@@ -50,8 +55,12 @@ ALWAYS_INLINE void tile_product(float *c, size_t c_stride, const float *x, const
         }
         panel += vectors * LANES;
     }
-    for (int r = 0; r < rows; r++)
-        for (int v = 0; v < vectors; v++) vec_store(c + r * c_stride + v * LANES, sums[r][v]);
+    for (int r = 0; r < rows; r++) {
+        for (int v = 0; v < vectors; v++) {
+            float *to = c + r * c_stride + v * LANES;
+            vec_store(to, first ? sums[r][v] : vec_add(sums[r][v], vec_load(to)));
+        }
+    }
 }
 
 #define TILE(n)                                                                                                        \
@@ -121,12 +130,12 @@ static void pack(float *panel, int width, const void *w, tensor_dtype dtype, siz
     }
 }
 
-static void copy_panel(float *panel, int width, const operand *x, size_t stride, int columns, int k) {
+static void copy_panel(float *panel, int width, const operand *x, operand_storage storage, size_t stride, int columns,
+                       int k) {
     for (int i = 0; i < k; i++) {
         for (int j = 0; j < width; j += LANES) {
             int count = columns - j < LANES ? columns - j : LANES;
-            vec_store(panel + (size_t)i * width + j,
-                      count > 0 ? get(OPERAND_F32, x, i * stride + j, count) : vec_zero());
+            vec_store(panel + (size_t)i * width + j, count > 0 ? get(storage, x, i * stride + j, count) : vec_zero());
         }
     }
 }
