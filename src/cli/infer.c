@@ -109,7 +109,7 @@ pi0_status inference_load(inference *run, int batch, int max_tokens, pi0_error *
     session.max_batch = batch;
     session.max_prompt_tokens = max_tokens;
     session.horizon = run->policy_info.horizon;
-    session.num_steps = o->steps;
+    session.num_steps = o->steps ? o->steps : run->policy_info.num_steps;
     return pi0_session_open(&run->session, run->engine, &session, error);
 }
 
@@ -371,8 +371,7 @@ static int check_usage(const infer_options *o, bool seed_given, bool batch_size_
 }
 
 int command_infer(int argc, char **argv) {
-    infer_options o = {
-        .common = common_options_default(), .model = model_options_default(), .steps = 10, .batch_size = 1};
+    infer_options o = {.common = common_options_default(), .model = model_options_default(), .batch_size = 1};
     bool seed_given = false, batch_size_given = false;
     option model[MODEL_OPTION_COUNT + 1];
     model_options_table(model, &o.model);
@@ -464,7 +463,7 @@ int command_infer(int argc, char **argv) {
          .kind = OPTION_INT,
          .target = &o.steps,
          .value = "N",
-         .help = "Euler steps",
+         .help = "Euler steps (default: what a lerobot checkpoint's config.json says, else 10)",
          .minimum = 1,
          .maximum = 1000},
         {.name = "--model-actions",

@@ -13,7 +13,7 @@ typedef struct infer_options {
     option_ints tokens;
     option_floats state;
     uint64_t seed;
-    int steps, horizon; /* horizon 0: the policy's */
+    int steps, horizon; /* 0: the policy's */
     const char *noise, *request, *batch, *dump_inputs, *model_actions, *out;
     int batch_size;
     bool no_run;

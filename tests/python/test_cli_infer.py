@@ -224,6 +224,24 @@ def test_lerobot_checkpoint(tmp_path):
     refused(*words, "--config", "pi0_aloha", codes=[2], says="lerobot")
 
 
+def test_steps_a_lerobot_checkpoint_asks_for(tmp_path):
+    """config.json's num_inference_steps holds where the command line says nothing."""
+    four = tmp_path / "four"
+    shutil.copytree(GOLDEN / "lerobot_tiny_pi0", four)
+    config = json.loads((four / "config.json").read_text())
+    (four / "config.json").write_text(json.dumps(config | {"num_inference_steps": 4}))
+    camera = next(name for name in config["input_features"] if name.startswith("observation.images."))
+    Image.fromarray(np.full((56, 56, 3), 90, np.uint8)).save(tmp_path / "image.png")
+
+    def actions(checkpoint, *words):
+        return ok_json("infer", "--checkpoint", checkpoint, "--tokenizer", TOKENIZER, "--prompt", "pick up the cube",
+                       "--image", f"{camera}={tmp_path / 'image.png'}", *words)["actions"]
+
+    ten = actions(GOLDEN / "lerobot_tiny_pi0")
+    assert actions(four) == actions(GOLDEN / "lerobot_tiny_pi0", "--steps", "4") != ten
+    assert actions(four, "--steps", "10") == ten
+
+
 # ---- batches ----
 
 
