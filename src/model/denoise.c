@@ -36,7 +36,7 @@ static weight half_weight(const float *data, int width) {
 }
 
 /* Step times: openpi adds dt in float32 over and over; lerobot computes 1 + k * dt in double. */
-static void fill_times(const denoise_schedule *schedule) {
+void denoise_fill_times(const denoise_schedule *schedule) {
     float t = 1.0f;
     for (int k = 0; k < schedule->steps; k++) {
         schedule->time[k] = schedule->lerobot_time ? (float)(1.0 + k * (-1.0 / schedule->steps)) : t;
@@ -45,7 +45,7 @@ static void fill_times(const denoise_schedule *schedule) {
 }
 
 /* Sine-cosine embedding of t: periods 0.004 .. 4.0 in geometric steps, in float64 as the reference does. */
-static void time_embedding(float *e, float t, int width) {
+void denoise_time_embedding(float *e, float t, int width) {
     int half = width / 2;
     for (int j = 0; j < half; j++) {
         double fraction = half > 1 ? (double)j / (half - 1) : 0.0;
@@ -67,8 +67,8 @@ void denoise_fill_schedule(ops *ops, const model_weights *weights, const time_ml
     size_t size = (size_t)steps * (size_t)width;
     float *e = scratch, *hidden = scratch + size, *condition = scratch + 2 * size;
 
-    fill_times(schedule);
-    for (int k = 0; k < steps; k++) time_embedding(e + (size_t)k * (size_t)width, schedule->time[k], width);
+    denoise_fill_times(schedule);
+    for (int k = 0; k < steps; k++) denoise_time_embedding(e + (size_t)k * (size_t)width, schedule->time[k], width);
 
     if (weights->config.family == PI0_FAMILY_PI0) {
         weight time_half = half_weight(halves->time, width);

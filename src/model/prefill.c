@@ -14,12 +14,16 @@
 #include "base/bf16.h"
 #include "model/stages.h"
 
+float rope_frequency(int i, int head_dim, pi0_rope rope) {
+    /* the reference's order of float32 roundings: at position 787 one ulp of the frequency is 5e-5 rad */
+    float frequency = 1.0f / powf(MODEL_ROPE_THETA, (float)(2 * i) / (float)head_dim);
+    return rope == PI0_ROPE_OPENPI_TORCH_BF16 ? bf16_round(frequency) : frequency;
+}
+
 void rope_fill(const rope_table *table, int head_dim, pi0_rope rope) {
     int half = head_dim / 2;
     for (int i = 0; i < half; i++) {
-        /* the reference's order of float32 roundings: at position 787 one ulp of the frequency is 5e-5 rad */
-        float frequency = 1.0f / powf(MODEL_ROPE_THETA, (float)(2 * i) / (float)head_dim);
-        if (rope == PI0_ROPE_OPENPI_TORCH_BF16) frequency = bf16_round(frequency);
+        float frequency = rope_frequency(i, head_dim, rope);
         for (int position = 0; position < table->positions; position++) {
             float angle = (float)position * frequency;
             table->cosine[(size_t)position * (size_t)half + (size_t)i] = (float)cos((double)angle);

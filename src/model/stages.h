@@ -66,6 +66,8 @@ typedef struct rope_table {
     int positions;
 } rope_table;
 
+/* Angle per position of pair i (dimensions i and i + head_dim / 2). */
+float rope_frequency(int i, int head_dim, pi0_rope rope);
 void rope_fill(const rope_table *table, int head_dim, pi0_rope rope);
 
 /* x float32 [rows, D]: the prefix embeddings, destroyed. positions [rows]. Fills cache rows 0..rows of every layer. */
@@ -90,6 +92,10 @@ typedef struct time_mlp_halves {
     float *action, *time;
 } time_mlp_halves;
 
+/* Fills schedule->time; the other fields of the schedule are given. */
+void denoise_fill_times(const denoise_schedule *schedule);
+/* e float32 [width]: the sine-cosine embedding of time t. */
+void denoise_time_embedding(float *e, float t, int width);
 void denoise_split_time_mlp(const model_weights *weights, const time_mlp_halves *halves);
 /* scratch: float32 [3 * steps, D]. */
 void denoise_fill_schedule(ops *ops, const model_weights *weights, const time_mlp_halves *halves,

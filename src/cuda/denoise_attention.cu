@@ -1,0 +1,382 @@
+/*
+ * Attention of the action rows over prefix and suffix, and the little products between two steps.
+ */
+#include "denoise.cuh"
+
+/*
+ * Suffix attention.
+ *   grid     x: cluster of blocks that share the keys, y: head, z: observation * row tiles of 16      block 8 warps
+ *   before   the predecessor ends: its share of the prefix's keys and values (they do not change over the steps)
+ *   scores   warps take 8 keys each; softmax by 16 threads a row; values: warps take head_dim / 8 columns each
+ *   combine  each block of the cluster finishes head_dim / cluster columns from everyone's partial sums
+ *   bytes    per head all keys and values from L2 (0.8 MB)
+ *   bound    latency: five exchanges through shared memory, two cluster barriers
+ */
+template <int HEAD_DIM, int KEYS> struct suffix_layout {
+    static constexpr int ROW = HEAD_DIM * 2; /* bytes of a key */
+    static constexpr int SCORES = KEYS + 4;  /* floats a row */
+    static constexpr int WEIGHTS = KEYS + 8; /* bf16 a row */
+    static constexpr int OUT = HEAD_DIM + 4; /* floats a row */
+    static constexpr int K_AT = 0, V_AT = K_AT + KEYS * ROW, Q_AT = V_AT + KEYS * ROW, S_AT = Q_AT + 16 * ROW,
+                         P_AT = S_AT + 16 * SCORES * 4, O_AT = P_AT + 16 * WEIGHTS * 2, ROWS_AT = O_AT + 16 * OUT * 4,
+                         BYTES = ROWS_AT + 3 * 16 * 4;
+};
+
+template <int HEAD_DIM, int KEYS>
+__global__ void __launch_bounds__(256) suffix_attention_kernel(const __grid_constant__ suffix_attention_problem p) {
+    using layout = suffix_layout<HEAD_DIM, KEYS>;
+    constexpr int CHUNKS = HEAD_DIM / 8, TILES = HEAD_DIM / 8, WARP_TILES = ceil_div(TILES, 8);
+    extern __shared__ __align__(128) uint8_t shared_raw[];
+    const uint32_t at = shared_address(shared_raw);
+    float *scores = (float *)(shared_raw + layout::S_AT), *out = (float *)(shared_raw + layout::O_AT);
+    bf16 *weights = (bf16 *)(shared_raw + layout::P_AT);
+    float *row_top = (float *)(shared_raw + layout::ROWS_AT), *row_sum = row_top + 16, *row_keep = row_sum + 16;
+    const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32, g = lane / 4, t = lane % 4;
+    const int split = gridDim.x, rank = blockIdx.x, head = blockIdx.y;
+    const int b = blockIdx.z % p.batch, tile = blockIdx.z / p.batch;
+    grid_launch_next();
+
+    /* starts and the prefix's keys were written long before the predecessor (a full barrier lies between) */
+    const int start = p.starts[b], prefix = p.starts[b + 1] - start;
+    const int suffix = p.first_slot + p.horizon, all = prefix + suffix;
+    const int share = ceil_div(all, split), first = rank * share, last = min(first + share, all);
+    auto load_keys = [&](int base, bool of_prefix) {
+        for (int i = thread; i < KEYS * CHUNKS; i += 256) {
+            const int row = i / CHUNKS, c = i % CHUNKS, key = base + row;
+            if ((key < prefix || key >= last) != of_prefix) continue;
+            const bool valid = key < last;
+            const bf16 *k = p.keys, *v = p.values;
+            if (valid) {
+                const size_t from =
+                    (key < prefix ? (size_t)(start + key) : (size_t)b * p.slots + key - prefix) * HEAD_DIM + c * 8;
+                k = (key < prefix ? p.keys : p.suffix_keys) + from;
+                v = (key < prefix ? p.values : p.suffix_values) + from;
+            }
+            const uint32_t to = swizzled(row, c, layout::ROW);
+            copy_async_16(at + layout::K_AT + to, k, valid);
+            copy_async_16(at + layout::V_AT + to, v, valid);
+        }
+    };
+    load_keys(first, true);
+    grid_wait();
+    load_keys(first, false);
+    /* query rows: action rows of observation b, then its state row */
+    const int rows = p.horizon + p.state_rows;
+    auto row_id = [&](int i) { return i < p.horizon ? b * p.horizon + i : p.action_rows + b; };
+    for (int i = thread; i < 16 * CHUNKS; i += 256) {
+        const int row = tile * 16 + i / CHUNKS, c = i % CHUNKS;
+        const bool valid = row < rows;
+        const bf16 *from = valid ? p.q + ((size_t)row_id(row) * p.heads + head) * HEAD_DIM + c * 8 : p.q;
+        copy_async_16(at + layout::Q_AT + swizzled(i / CHUNKS, c, layout::ROW), from, valid);
+    }
+    copy_async_commit();
+    if (thread < 16) {
+        row_top[thread] = -INFINITY;
+        row_sum[thread] = 0.0f;
+    }
+    const float scale = p.scale * 1.4426950408889634f;
+    float acc[WARP_TILES][4];
+#pragma unroll
+    for (int i = 0; i < WARP_TILES; i++)
+#pragma unroll
+        for (int c = 0; c < 4; c++) acc[i][c] = 0.0f;
+
+    for (int base = first; base < last; base += KEYS) {
+        if (base > first) {
+            __syncthreads();
+            load_keys(base, true);
+            load_keys(base, false);
+            copy_async_commit();
+        }
+        copy_async_wait<0>();
+        __syncthreads();
+        for (int j = warp; j < KEYS / 8; j += 8) {
+            float even[4] = {0, 0, 0, 0}, odd[4] = {0, 0, 0, 0};
+#pragma unroll
+            for (int d = 0; d < HEAD_DIM / 16; d++) {
+                uint32_t a[4], k[4];
+                load_matrix_4(a, at + layout::Q_AT + swizzled(lane % 16, d * 2 + lane / 16, layout::ROW));
+                /* two k-steps of keys in one load where there are two */
+                const int c = d * 2 + lane / 8 % 2;
+                load_matrix_4(k, at + layout::K_AT + swizzled(j * 8 + lane % 8, c, layout::ROW));
+                mma_bf16(d % 2 ? odd : even, a, k[0], k[1]);
+            }
+#pragma unroll
+            for (int c = 0; c < 4; c++) {
+                const int row = g + c / 2 * 8, key = base + j * 8 + 2 * t + c % 2;
+                bool counts = key < last && (key >= prefix || !p.key_mask || p.key_mask[start + key]);
+                /* the state row does not see the actions */
+                if (p.state_rows && tile * 16 + row == p.horizon) counts = counts && key < prefix + p.first_slot;
+                scores[row * layout::SCORES + j * 8 + 2 * t + c % 2] = counts ? (even[c] + odd[c]) * scale : -INFINITY;
+            }
+        }
+        __syncthreads();
+        {
+            const int row = thread / 16, part = thread % 16;
+            float top = row_top[row];
+            float values[ceil_div(KEYS, 16)];
+#pragma unroll
+            for (int i = 0; i < KEYS / 16; i++) {
+                values[i] = scores[row * layout::SCORES + i * 16 + part];
+                top = fmaxf(top, values[i]);
+            }
+#pragma unroll
+            for (int d = 8; d; d /= 2) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, d));
+            const float level = top == -INFINITY ? 0.0f : top;
+            float sum = 0.0f;
+#pragma unroll
+            for (int i = 0; i < KEYS / 16; i++) {
+                const float e = exp2f(values[i] - level);
+                sum += e;
+                weights[row * layout::WEIGHTS + i * 16 + part] = __float2bfloat16(e);
+            }
+#pragma unroll
+            for (int d = 8; d; d /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, d);
+            __syncwarp();
+            if (part == 0) {
+                const float keep = exp2f(row_top[row] - level);
+                row_keep[row] = keep;
+                row_sum[row] = row_sum[row] * keep + sum;
+                row_top[row] = top;
+            }
+        }
+        __syncthreads();
+        const float keep_low = row_keep[g], keep_high = row_keep[g + 8];
+#pragma unroll
+        for (int i = 0; i < WARP_TILES; i++) {
+            acc[i][0] *= keep_low;
+            acc[i][1] *= keep_low;
+            acc[i][2] *= keep_high;
+            acc[i][3] *= keep_high;
+        }
+#pragma unroll
+        for (int j = 0; j < KEYS / 16; j++) {
+            uint32_t a[4];
+            load_matrix_4(a, at + layout::P_AT + ((lane % 16) * layout::WEIGHTS + j * 16 + lane / 16 * 8) * 2);
+#pragma unroll
+            for (int i = 0; i < WARP_TILES; i++) {
+                const int n = warp * WARP_TILES + i;
+                if (n >= TILES) break;
+                uint32_t v[2];
+                load_matrix_2_transposed(v, at + layout::V_AT + swizzled(j * 16 + lane % 16, n, layout::ROW));
+                mma_bf16(acc[i], a, v[0], v[1]);
+            }
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < WARP_TILES; i++) {
+        const int n = warp * WARP_TILES + i;
+        if (n >= TILES) break;
+        float *to = out + g * layout::OUT + n * 8 + 2 * t;
+        *(float2 *)to = make_float2(acc[i][0], acc[i][1]);
+        *(float2 *)(to + 8 * layout::OUT) = make_float2(acc[i][2], acc[i][3]);
+    }
+#ifdef PI0_SM90
+    if (split > 1)
+        cluster_sync();
+    else
+        __syncthreads();
+#else
+    __syncthreads();
+#endif
+    const int columns = HEAD_DIM / split;
+    for (int i = thread; i < 16 * columns; i += 256) {
+        const int row = i / columns, d = rank * columns + i % columns;
+        if (tile * 16 + row >= rows) continue;
+        float value = 0.0f, sum = 0.0f;
+#ifdef PI0_SM90
+        if (split > 1) {
+            float top = -INFINITY;
+            for (int r = 0; r < split; r++)
+                top = fmaxf(top, cluster_load(cluster_address(at + layout::ROWS_AT + row * 4, r)));
+            for (int r = 0; r < split; r++) {
+                const float keep = exp2f(cluster_load(cluster_address(at + layout::ROWS_AT + row * 4, r)) - top);
+                sum += keep * cluster_load(cluster_address(at + layout::ROWS_AT + (16 + row) * 4, r));
+                value += keep * cluster_load(cluster_address(at + layout::O_AT + (row * layout::OUT + d) * 4, r));
+            }
+        } else
+#endif
+        {
+            value = out[row * layout::OUT + d];
+            sum = row_sum[row];
+        }
+        p.out[operand_offset(row_id(tile * 16 + row), head * HEAD_DIM + d, p.out_k)] = __float2bfloat16(value / sum);
+    }
+#ifdef PI0_SM90
+    if (split > 1) cluster_sync();
+#endif
+}
+
+/*
+ * Between two steps.
+ *   grid   x: 64 features of the next step's first product, y: 16 rows        block 8 warps
+ *   every block works out the velocity of its 16 rows itself (32 x 1024 weights, fetched before the predecessor ends),
+ *   takes the Euler step, and goes on with its features; block x = 0 writes x and v down
+ */
+enum { HEADS_FEATURES = 64, HEADS_ACTIONS = 32 };
+
+__global__ void __launch_bounds__(256) heads_kernel(const __grid_constant__ heads_problem p) {
+    extern __shared__ __align__(128) uint8_t shared_raw[];
+    __shared__ float factor_parts[256];
+    __shared__ float actions[16][HEADS_ACTIONS];
+    const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
+    const int first_row = blockIdx.y * 16;
+    const int row_bytes = p.operand_k * 2, steps = p.operand_k / 128;
+    const uint32_t weights_at = shared_address(shared_raw);
+    grid_launch_next();
+    if (p.operand) {
+        const int chunks = p.operand_k / 8;
+        for (int i = thread; i < HEADS_ACTIONS * chunks; i += 256) {
+            const int row = i / chunks, c = i % chunks;
+            const bool valid = row < p.action_dim && c * 8 < p.width;
+            copy_async_16(weights_at + swizzled(row, c, row_bytes),
+                          valid ? p.out_weights + (size_t)row * p.width + c * 8 : p.out_weights, valid);
+        }
+        copy_async_commit();
+    }
+    grid_wait();
+    if (p.operand) {
+        row_factor_parts<16>(factor_parts, p.stats, p.stats_slabs, p.stats_stride, first_row, p.rows, thread);
+        float acc[4][4] = {};
+        uint32_t a[8][4];
+#pragma unroll
+        for (int s = 0; s < 8; s++)
+            if (s < steps) load_operand(a[s], p.operand, blockIdx.y, warp * steps + s, p.operand_k, p.rows, lane);
+        copy_async_wait<0>();
+        __syncthreads();
+#pragma unroll
+        for (int s = 0; s < 8; s++) {
+            if (s >= steps) break;
+#pragma unroll
+            for (int n = 0; n < 4; n += 2) {
+                uint32_t b[4];
+                load_matrix_4(b, weights_at + swizzled(n * 8 + lane / 16 * 8 + lane % 8,
+                                                       (warp * steps + s) * 2 + lane / 8 % 2, row_bytes));
+                mma_bf16(acc[n], a[s], b[0], b[1]);
+                mma_bf16(acc[n + 1], a[s], b[2], b[3]);
+            }
+        }
+        __syncthreads();
+        float *partial = (float *)shared_raw; /* [warp][n][lane][4] */
+#pragma unroll
+        for (int n = 0; n < 4; n++)
+            *(float4 *)(partial + ((warp * 4 + n) * 32 + lane) * 4) =
+                make_float4(acc[n][0], acc[n][1], acc[n][2], acc[n][3]);
+        __syncthreads();
+        for (int i = thread; i < 512; i += 256) {
+            const int e = i % 128, local = e / 16 + e % 4 / 2 * 8, row = first_row + local;
+            const int d = i / 128 * 8 + e / 4 % 4 * 2 + e % 2;
+            float y = 0.0f;
+#pragma unroll
+            for (int w = 0; w < 8; w++) y += partial[w * 512 + i];
+            float after = 0.0f;
+            if (row < p.rows && d < p.action_dim) {
+                const float v = y * row_factor<16>(factor_parts, local, p.norm_width) + p.out_bias[d];
+                after = __fadd_rn(p.x_before[row * p.action_dim + d], __fmul_rn(p.dt, v));
+                if (blockIdx.x == 0) {
+                    p.v[row * p.action_dim + d] = v;
+                    p.x_after[row * p.action_dim + d] = after;
+                }
+            }
+            actions[local][d] = after;
+        }
+    } else {
+        for (int i = thread; i < 16 * HEADS_ACTIONS; i += 256) {
+            const int row = first_row + i / HEADS_ACTIONS, d = i % HEADS_ACTIONS;
+            actions[i / HEADS_ACTIONS][d] =
+                row < p.rows && d < p.action_dim ? p.x_before[row * p.action_dim + d] : 0.0f;
+        }
+    }
+    if (!p.next_weights) return;
+    __syncthreads();
+    /* thread: one feature, four rows */
+    const int f = blockIdx.x * HEADS_FEATURES + thread % HEADS_FEATURES;
+    float y[4] = {};
+    if (f < p.width) {
+        const float bias = p.next_bias[f];
+#pragma unroll
+        for (int i = 0; i < 4; i++) y[i] = bias;
+        for (int d = 0; d < p.action_dim; d++) {
+            const float w = p.next_weights[(size_t)f * p.action_dim + d];
+#pragma unroll
+            for (int i = 0; i < 4; i++) y[i] += w * actions[thread / HEADS_FEATURES * 4 + i][d];
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const int local = thread / HEADS_FEATURES * 4 + i, row = first_row + local;
+        const bool valid = row < p.rows && f < p.width;
+        if (p.high_low) {
+            if (!valid) continue;
+            const float h = silu(y[i]);
+            const bf16 high = __float2bfloat16(h);
+            p.high_low[operand_offset(row, f, 2 * p.operand_k)] = high;
+            p.high_low[operand_offset(row, p.operand_k + f, 2 * p.operand_k)] =
+                __float2bfloat16(h - __bfloat162float(high));
+        } else {
+            const float v = valid ? y[i] : 0.0f;
+            if (valid) {
+                p.tokens[(size_t)row * p.width + f] = v;
+                p.token_operand[operand_offset(row, f, p.operand_k)] = __float2bfloat16(v * p.gain[f]);
+            }
+            float squares = v * v;
+#pragma unroll
+            for (int d = 4; d; d /= 2) squares += __shfl_xor_sync(0xffffffffu, squares, d);
+            if (lane % 8 == 0 && valid) p.stats_out[(size_t)(f / SKINNY_SLAB) * p.stats_stride + row] = squares;
+        }
+    }
+}
+
+extern "C" size_t operand_elements(int rows, int k) { return (size_t)ceil_div(rows, 16) * round_up(k, 128) * 16; }
+
+cudaError_t skinny_setup(void);
+
+enum { KEYS_MANY = 112, KEYS_FEW = 64 };
+
+static cudaError_t allow(const void *kernel, int bytes) {
+    cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    int device = 0, major = 0;
+    if (status == cudaSuccess) status = cudaGetDevice(&device);
+    if (status == cudaSuccess) status = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+    if (status == cudaSuccess && major == 9)
+        status = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+    return status;
+}
+
+extern "C" cudaError_t denoise_setup(void) {
+    int device, most;
+    cudaError_t status = skinny_setup();
+    if (status == cudaSuccess) status = cudaGetDevice(&device);
+    if (status == cudaSuccess) status = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    if (status == cudaSuccess)
+        status = cudaFuncSetAttribute(heads_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, 64 * 1024);
+    if (status == cudaSuccess)
+        status = allow((const void *)suffix_attention_kernel<256, KEYS_FEW>, suffix_layout<256, KEYS_FEW>::BYTES);
+    if (status == cudaSuccess)
+        status = allow((const void *)suffix_attention_kernel<16, KEYS_FEW>, suffix_layout<16, KEYS_FEW>::BYTES);
+    if (status == cudaSuccess && most >= suffix_layout<256, KEYS_MANY>::BYTES)
+        status = allow((const void *)suffix_attention_kernel<256, KEYS_MANY>, suffix_layout<256, KEYS_MANY>::BYTES);
+    return status;
+}
+
+extern "C" cudaError_t suffix_attention_launch(int split, const suffix_attention_problem *p, bool dependent,
+                                               cudaStream_t stream) {
+    dim3 grid(split, p->heads, p->batch * ceil_div(p->horizon + p->state_rows, 16));
+    if (p->head_dim == 256 && split == 8)
+        return launch(suffix_attention_kernel<256, KEYS_MANY>, grid, 256, suffix_layout<256, KEYS_MANY>::BYTES, split,
+                      dependent, stream, *p);
+    if (p->head_dim == 256)
+        return launch(suffix_attention_kernel<256, KEYS_FEW>, grid, 256, suffix_layout<256, KEYS_FEW>::BYTES, split,
+                      dependent, stream, *p);
+    if (p->head_dim == 16)
+        return launch(suffix_attention_kernel<16, KEYS_FEW>, grid, 256, suffix_layout<16, KEYS_FEW>::BYTES, split,
+                      dependent, stream, *p);
+    return cudaErrorNotSupported;
+}
+
+extern "C" cudaError_t heads_launch(const heads_problem *p, bool dependent, cudaStream_t stream) {
+    const int features = p->next_weights ? ceil_div(p->width, HEADS_FEATURES) : 1;
+    size_t bytes = (size_t)HEADS_ACTIONS * p->operand_k * 2;
+    if (bytes < 8 * 512 * 4) bytes = 8 * 512 * 4;
+    return launch(heads_kernel, dim3(features, ceil_div(p->rows, 16)), 256, bytes, 1, dependent, stream, *p);
+}

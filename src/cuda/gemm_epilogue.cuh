@@ -1,0 +1,173 @@
+/*
+ * What follows a product, on accumulators as wgmma and mma.sync leave them: a warp holds 16 features x 8 tokens per
+ * fragment, lane l features l/4 and l/4 + 8, tokens 2(l%4) and 2(l%4) + 1. A group of four warps (64 features) turns 32
+ * tokens at a time through shared memory, so that global memory sees whole rows of features.
+ */
+#ifndef PI0_CUDA_GEMM_EPILOGUE_CUH
+#define PI0_CUDA_GEMM_EPILOGUE_CUH
+
+#include "common.cuh"
+#include "gemm.h"
+
+enum { EPILOGUE_TOKENS = 32, EPILOGUE_ROW = 68 }; /* 64 features and 4 floats of padding: no bank conflicts */
+enum { EPILOGUE_STAGING_BYTES = EPILOGUE_TOKENS * EPILOGUE_ROW * 4 };
+
+/* (r, mean * r) of each of the tile's columns, by `threads` threads. */
+__device__ __forceinline__ void epilogue_column_factors(float2 *factors, const gemm_problem &p, int first_token,
+                                                        int tokens, int thread, int threads) {
+    for (int i = thread; i < tokens; i += threads) {
+        float2 factor = make_float2(p.scale, 0.0f);
+        int token = first_token + i;
+        if (p.stats && token < p.tokens) {
+            float sum = 0.0f, squares = 0.0f;
+#pragma unroll 8
+            for (int s = 0; s < p.stats_slabs; s++) {
+                float2 v = __ldcg(&p.stats[(size_t)s * p.stats_stride + token]);
+                sum += v.x;
+                squares += v.y;
+            }
+            float mean = p.layer_norm ? sum / (float)p.norm_width : 0.0f;
+            float r = rsqrtf(fmaxf(squares / (float)p.norm_width - mean * mean, 0.0f) + 1e-6f);
+            factor = make_float2(r, mean * r);
+        }
+        factors[i] = factor;
+    }
+}
+
+/* One 64-feature group: acc[j * 4 + 0..3] is fragment j of BN / 8. first_feature counts from the problem's first. */
+template <gemm_epilogue EPILOGUE, int BN>
+__device__ __forceinline__ void epilogue_group(const float (&acc)[BN / 2], const gemm_problem &p, int first_feature,
+                                               int first_token, const float2 *factors, float *staging, int thread,
+                                               int barrier) {
+    constexpr int FRAGMENTS = BN / 8;
+    const int warp = thread / 32, lane = thread % 32, g = lane / 4, t = lane % 4;
+    const int f_low = first_feature + warp * 16 + g, f_high = f_low + 8;
+    float bias_low = 0.0f, bias_high = 0.0f, center_low = 0.0f, center_high = 0.0f;
+    if (p.bias) {
+        if (f_low < p.features) bias_low = __ldg(&p.bias[f_low]);
+        if (f_high < p.features) bias_high = __ldg(&p.bias[f_high]);
+    }
+    if (p.center) {
+        if (f_low < p.features) center_low = __ldg(&p.center[f_low]);
+        if (f_high < p.features) center_high = __ldg(&p.center[f_high]);
+    }
+    /* RoPE: 16 packed rows are 8 features i and their partners i + head_dim / 2 */
+    const int half = EPILOGUE == GEMM_ROPE ? p.head_dim / 2 : 0;
+    const int block16 = (p.first_feature + first_feature) / 16 + warp;
+    const int head = EPILOGUE == GEMM_ROPE ? block16 / (p.head_dim / 16) : 0;
+    const int pair = EPILOGUE == GEMM_ROPE ? block16 % (p.head_dim / 16) * 8 + g : 0;
+
+#pragma unroll
+    for (int chunk = 0; chunk < ceil_div(FRAGMENTS, 4); chunk++) {
+        barrier_sync(barrier, 128); /* the last chunk's rows are read */
+#pragma unroll
+        for (int jj = 0; jj < 4; jj++) {
+            const int j = chunk * 4 + jj;
+            if (j < FRAGMENTS) {
+#pragma unroll
+                for (int c = 0; c < 2; c++) {
+                    const int column = j * 8 + 2 * t + c;
+                    const float2 factor = factors[column];
+                    float low = acc[j * 4 + c] * factor.x - factor.y * center_low + bias_low;
+                    float high = acc[j * 4 + 2 + c] * factor.x - factor.y * center_high + bias_high;
+                    float *row = staging + (jj * 8 + 2 * t + c) * EPILOGUE_ROW + warp * 16;
+                    if constexpr (EPILOGUE == GEMM_GATED) {
+                        row[g - warp * 8] = gelu_tanh(low) * high;
+                    } else {
+                        if constexpr (EPILOGUE == GEMM_GELU) {
+                            low = gelu_tanh(low);
+                            high = gelu_tanh(high);
+                        }
+                        if constexpr (EPILOGUE == GEMM_ROPE) {
+                            if (head <= p.heads && first_token + column < p.tokens) {
+                                float2 turn =
+                                    __ldg(&p.rope[(size_t)__ldg(&p.positions[first_token + column]) * half + pair]);
+                                float a = low * turn.x - high * turn.y, b = high * turn.x + low * turn.y;
+                                low = a;
+                                high = b;
+                            }
+                        }
+                        row[g] = low;
+                        row[g + 8] = high;
+                    }
+                }
+            }
+        }
+        barrier_sync(barrier, 128);
+        const int tokens = min(EPILOGUE_TOKENS, BN - chunk * EPILOGUE_TOKENS);
+        const int base = first_token + chunk * EPILOGUE_TOKENS;
+        if constexpr (EPILOGUE == GEMM_RESIDUAL) {
+            const int f = first_feature + thread % 16 * 4;
+            const bool valid = f < p.features;
+            float4 gain = make_float4(1.0f, 1.0f, 1.0f, 1.0f);
+            if (valid && p.operand) gain = __ldg((const float4 *)(p.gain + f));
+            float4 old[4];
+            int rows[4];
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const int column = i * 8 + thread / 16, token = base + column;
+                rows[i] = -1;
+                if (column >= tokens || token >= p.tokens || !valid) continue;
+                rows[i] = p.row_map ? __ldg(&p.row_map[token / p.row_period]) + token % p.row_period : token;
+                if (p.accumulate)
+                    old[i] = __ldcg((const float4 *)(p.x + (size_t)rows[i] * p.features + f));
+                else if (p.row_bias)
+                    old[i] = __ldg((const float4 *)(p.row_bias + (size_t)(token % p.row_period) * p.features + f));
+                else
+                    old[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+            }
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                float4 v = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+                if (rows[i] >= 0) {
+                    v = *(const float4 *)(staging + (i * 8 + thread / 16) * EPILOGUE_ROW + thread % 16 * 4);
+                    v = make_float4(v.x + old[i].x, v.y + old[i].y, v.z + old[i].z, v.w + old[i].w);
+                    const size_t at = (size_t)rows[i] * p.features + f;
+                    __stcg((float4 *)(p.x + at), v);
+                    if (p.operand)
+                        __stcg((uint2 *)(p.operand + at), make_uint2(pack_bf16(v.x * gain.x, v.y * gain.y),
+                                                                     pack_bf16(v.z * gain.z, v.w * gain.w)));
+                }
+                if (p.stats_out) {
+                    float sum = v.x + v.y + v.z + v.w, squares = v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
+#pragma unroll
+                    for (int distance = 8; distance; distance /= 2) {
+                        sum += __shfl_xor_sync(0xffffffffu, sum, distance);
+                        squares += __shfl_xor_sync(0xffffffffu, squares, distance);
+                    }
+                    if (thread % 16 == 0 && rows[i] >= 0)
+                        __stcg(&p.stats_out[(size_t)(f / GEMM_SLAB) * p.stats_out_stride + rows[i]],
+                               make_float2(sum, squares));
+                }
+            }
+        } else {
+            constexpr int LANES = EPILOGUE == GEMM_GATED ? 4 : 8; /* of 8 features each, per token */
+#pragma unroll
+            for (int i = 0; i < EPILOGUE_TOKENS * LANES / 128; i++) {
+                const int column = i * (128 / LANES) + thread / LANES, token = base + column, part = thread % LANES;
+                if (column >= tokens || token >= p.tokens) continue;
+                const float *row = staging + column * EPILOGUE_ROW;
+                if constexpr (EPILOGUE == GEMM_ROPE) {
+                    /* lanes 0..3: the low halves of the four warps' pairs, 4..7 the high ones */
+                    const float4 *v = (const float4 *)(row + part % 4 * 16 + part / 4 * 8);
+                    const int block = (p.first_feature + first_feature) / 16 + part % 4;
+                    if (first_feature + part % 4 * 16 >= p.features) continue;
+                    const int to = block / (p.head_dim / 16), d = block % (p.head_dim / 16) * 8 + part / 4 * half;
+                    bf16 *out = to < p.heads ? p.q + ((size_t)token * p.heads + to) * p.head_dim
+                                             : (to == p.heads ? p.keys : p.values) + (size_t)token * p.head_dim;
+                    __stcg((uint4 *)(out + d), make_uint4(pack_bf16(v[0].x, v[0].y), pack_bf16(v[0].z, v[0].w),
+                                                          pack_bf16(v[1].x, v[1].y), pack_bf16(v[1].z, v[1].w)));
+                } else {
+                    const int f = (EPILOGUE == GEMM_GATED ? first_feature / 2 : first_feature) + part * 8;
+                    const int features = EPILOGUE == GEMM_GATED ? p.features / 2 : p.features;
+                    if (f >= features) continue;
+                    const float4 *v = (const float4 *)(row + part * 8);
+                    __stcg((uint4 *)(p.out + (size_t)token * p.out_stride + f),
+                           make_uint4(pack_bf16(v[0].x, v[0].y), pack_bf16(v[0].z, v[0].w), pack_bf16(v[1].x, v[1].y),
+                                      pack_bf16(v[1].z, v[1].w)));
+                }
+            }
+        }
+    }
+}
+#endif

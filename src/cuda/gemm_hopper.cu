@@ -1,0 +1,182 @@
+/*
+ * Which Hopper kernel runs which product, and how it is launched. A variant is a tile shape; the choice is by the time
+ * a simple model predicts: waves of tiles, each bound by the tensor cores or by L2, and the epilogue where it is
+ * exposed.
+ */
+#include <stdio.h>
+
+#include "gemm_hopper.cuh"
+
+cudaError_t gemm_portable_launch(gemm_epilogue epilogue, const gemm_problem *p, bool dependent, cudaStream_t stream);
+
+typedef struct gemm_variant {
+    gemm_epilogue epilogue;
+    const void *kernel;
+    int bm, bn, threads, shared_bytes, consumers, groups, cluster;
+    bool ping_pong;
+} gemm_variant;
+
+#define VARIANT(epilogue, consumers, groups, bn, ping_pong, cluster)                                                   \
+    {epilogue,                                                                                                         \
+     (const void *)gemm_hopper<epilogue, consumers, groups, bn, ping_pong, cluster>,                                   \
+     gemm_shape<consumers, groups, bn, ping_pong, cluster>::BM,                                                        \
+     bn,                                                                                                               \
+     gemm_shape<consumers, groups, bn, ping_pong, cluster>::THREADS,                                                   \
+     gemm_shape<consumers, groups, bn, ping_pong, cluster>::SHARED_BYTES,                                              \
+     consumers,                                                                                                        \
+     groups,                                                                                                           \
+     cluster,                                                                                                          \
+     ping_pong}
+
+static const gemm_variant variants[] = {
+    VARIANT(GEMM_STORE, 3, 1, 112, false, 1),    VARIANT(GEMM_STORE, 2, 1, 160, false, 1),
+    VARIANT(GEMM_STORE, 2, 2, 112, false, 1),    VARIANT(GEMM_STORE, 2, 2, 160, true, 1),
+    VARIANT(GEMM_GELU, 2, 2, 112, false, 1),     VARIANT(GEMM_GELU, 2, 1, 256, false, 1),
+    VARIANT(GEMM_GELU, 2, 1, 160, false, 1),     VARIANT(GEMM_GELU, 2, 2, 160, true, 1),
+    VARIANT(GEMM_GATED, 2, 2, 200, true, 1),     VARIANT(GEMM_GATED, 2, 2, 200, true, 2),
+    VARIANT(GEMM_GATED, 2, 2, 184, true, 1),     VARIANT(GEMM_GATED, 2, 2, 136, true, 1),
+    VARIANT(GEMM_GATED, 2, 1, 200, false, 1),    VARIANT(GEMM_GATED, 2, 2, 200, false, 1),
+    VARIANT(GEMM_ROPE, 2, 1, 136, false, 1),     VARIANT(GEMM_ROPE, 2, 1, 104, false, 1),
+    VARIANT(GEMM_ROPE, 2, 1, 184, false, 1),     VARIANT(GEMM_ROPE, 2, 1, 200, false, 1),
+    VARIANT(GEMM_RESIDUAL, 2, 1, 104, false, 1), VARIANT(GEMM_RESIDUAL, 2, 1, 104, false, 2),
+    VARIANT(GEMM_RESIDUAL, 2, 1, 112, false, 1), VARIANT(GEMM_RESIDUAL, 2, 1, 136, false, 1),
+    VARIANT(GEMM_RESIDUAL, 2, 1, 184, false, 1), VARIANT(GEMM_RESIDUAL, 2, 1, 200, false, 1),
+    VARIANT(GEMM_RESIDUAL, 2, 1, 200, false, 2),
+};
+enum { VARIANTS = sizeof variants / sizeof *variants };
+
+static const gemm_variant *variant_find(gemm_epilogue epilogue, int index) {
+    for (int i = 0; i < VARIANTS; i++)
+        if (variants[i].epilogue == epilogue && index-- == 0) return &variants[i];
+    return NULL;
+}
+
+extern "C" int gemm_variant_count(gemm_epilogue epilogue) {
+    int count = 0;
+    for (int i = 0; i < VARIANTS; i++) count += variants[i].epilogue == epilogue;
+    return count;
+}
+
+extern "C" void gemm_variant_text(gemm_epilogue epilogue, int variant, char *text, size_t size) {
+    const gemm_variant *v = variant_find(epilogue, variant);
+    if (!v)
+        snprintf(text, size, "portable");
+    else
+        snprintf(text, size, "%dx%d%s%s", v->bm, v->bn, v->ping_pong ? " ping-pong" : "",
+                 v->cluster > 1 ? " cluster 2" : "");
+}
+
+static int tiles_n_of(const gemm_variant *v, int tokens) { return round_up(ceil_div(tokens, v->bn), v->cluster); }
+
+/* Microseconds, roughly: what matters is the order of the variants. */
+static double estimate(const gemm_variant *v, const gemm_problem *p, int split, int multiprocessors) {
+    const int units = ceil_div(p->features, v->bm) * tiles_n_of(v, p->tokens) * split;
+    const double waves = ceil_div(units, multiprocessors);
+    const double multiply = (double)v->bm * v->bn * 64 / 2048 * 1.08;
+    const double rows = v->bm / (double)v->cluster + v->bn;
+    const double feed = rows * 128 / 46; /* bytes a cycle from L2 that all multiprocessors get together */
+    const double main = ceil_div(ceil_div(p->k, 64), split) * (multiply > feed ? multiply : feed) + 600;
+    const double out = (double)v->bm * v->bn / (v->consumers * 128) * 14 + 800;
+    double cycles = v->ping_pong ? waves * main + out * v->consumers : waves * (main + out);
+    if (split > 1) cycles += 2500;
+    return cycles / 1700;
+}
+
+extern "C" gemm_choice gemm_choose(gemm_epilogue epilogue, const gemm_problem *problem, int multiprocessors) {
+    gemm_choice best = {0, 1};
+    double least = 1e30;
+    for (int i = 0; i < gemm_variant_count(epilogue); i++) {
+        const gemm_variant *v = variant_find(epilogue, i);
+        for (int split = 1; split <= (epilogue == GEMM_RESIDUAL ? 2 : 1); split++) {
+            if (split > 1 &&
+                (problem->k < 512 || !problem->partial ||
+                 ceil_div(problem->features, v->bm) * tiles_n_of(v, problem->tokens) * 2 > multiprocessors))
+                continue;
+            const double time = estimate(v, problem, split, multiprocessors);
+            if (time < least) {
+                least = time;
+                best.variant = i;
+                best.split = split;
+            }
+        }
+    }
+    return best;
+}
+
+/* A split product fits in one wave: at most 160 tiles of 128 x 256. */
+extern "C" size_t gemm_partial_bytes(void) { return (size_t)160 * 128 * 256 * sizeof(float); }
+
+extern "C" bool gemm_hopper_built(cudaFuncAttributes *attributes) {
+    const bool built =
+        cudaFuncGetAttributes(attributes, variants[0].kernel) == cudaSuccess && attributes->binaryVersion == 90;
+    cudaGetLastError();
+    return built;
+}
+
+extern "C" cudaError_t gemm_setup(void) {
+    for (int i = 0; i < VARIANTS; i++) {
+        cudaError_t status = cudaFuncSetAttribute(variants[i].kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                  variants[i].shared_bytes);
+        if (status != cudaSuccess) return status;
+    }
+    return cudaSuccess;
+}
+
+typedef CUresult (*encode_function)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *,
+                                    const cuuint64_t *, const cuuint32_t *, const cuuint32_t *, CUtensorMapInterleave,
+                                    CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
+
+static cudaError_t encode_map(CUtensorMap *map, void *encode, const void *base, int rows, int k, int stride,
+                              int box_rows) {
+    cuuint64_t sizes[2] = {(cuuint64_t)k, (cuuint64_t)rows}, strides[1] = {(cuuint64_t)stride * 2};
+    cuuint32_t box[2] = {64, (cuuint32_t)box_rows}, steps[2] = {1, 1};
+    CUresult result = ((encode_function)encode)(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)base, sizes, strides,
+                                                box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                                                CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+extern "C" cudaError_t gemm_plan_make(gemm_plan *plan, gemm_epilogue epilogue, const gemm_problem *problem,
+                                      gemm_choice choice, int multiprocessors, void *encode) {
+    const gemm_variant *v = variant_find(epilogue, choice.variant);
+    plan->problem = *problem;
+    plan->choice = choice;
+    plan->k_blocks = ceil_div(problem->k, 64);
+    if (!v) return cudaSuccess;
+    plan->tiles_m = ceil_div(problem->features, v->bm);
+    plan->tiles_n = tiles_n_of(v, problem->tokens);
+    const int units = plan->tiles_m * plan->tiles_n * choice.split;
+    const int most = multiprocessors / v->cluster * v->cluster;
+    plan->grid = units < most ? units : most;
+    cudaError_t status =
+        encode_map(&plan->weights_map, encode, problem->weights, problem->first_feature + problem->features, problem->k,
+                   problem->weights_stride, v->bm / v->cluster);
+    if (status != cudaSuccess) return status;
+    return encode_map(&plan->input_map, encode, problem->input, problem->tokens, problem->k, problem->input_stride,
+                      v->bn);
+}
+
+extern "C" cudaError_t gemm_launch(gemm_epilogue epilogue, const gemm_plan *plan, bool dependent, cudaStream_t stream) {
+    const gemm_variant *v = variant_find(epilogue, plan->choice.variant);
+    if (!v) return gemm_portable_launch(epilogue, &plan->problem, dependent, stream);
+    gemm_geometry geometry = {plan->tiles_m, plan->tiles_n, plan->k_blocks, plan->choice.split};
+    cudaLaunchAttribute attributes[2];
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3(plan->grid);
+    config.blockDim = dim3(v->threads);
+    config.dynamicSmemBytes = v->shared_bytes;
+    config.stream = stream;
+    config.attrs = attributes;
+    if (dependent) {
+        attributes[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+        attributes[config.numAttrs++].val.programmaticStreamSerializationAllowed = 1;
+    }
+    if (v->cluster > 1) {
+        attributes[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
+        attributes[config.numAttrs].val.clusterDim.x = v->cluster;
+        attributes[config.numAttrs].val.clusterDim.y = attributes[config.numAttrs].val.clusterDim.z = 1;
+        config.numAttrs++;
+    }
+    void *arguments[] = {(void *)&plan->weights_map, (void *)&plan->input_map, (void *)&plan->problem, &geometry};
+    return cudaLaunchKernelExC(&config, v->kernel, arguments);
+}
