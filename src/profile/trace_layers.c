@@ -25,6 +25,8 @@ typedef struct finder {
     const trace_split *split;
     const trace *trace;
     uint32_t begin, count; /* the part of the order that is looked at */
+    uint32_t *kept;        /* [count] after the kernels that fit nowhere were left out: places in the part; else NULL */
+    bool *regular;         /* [count] kernels that keep a distance */
     uint32_t *symbols[REPEAT_LEVELS];
     uint32_t symbol_count[REPEAT_LEVELS];
     repeat_run *runs;
@@ -41,7 +43,8 @@ static pi0_status no_memory(finder *finder) {
 }
 
 static const trace_kernel *kernel_at(const finder *finder, uint32_t index) {
-    return trace_split_kernel(finder->split, finder->trace, finder->begin + index);
+    uint32_t place = finder->kept ? finder->kept[index] : index;
+    return trace_split_kernel(finder->split, finder->trace, finder->begin + place);
 }
 
 /* ---- symbols ----------------------------------------------------------------------------------------------------- */
@@ -126,12 +129,12 @@ static bool continues(finder *finder, const segment *segment, const repeat_run *
     if (period_difference > 1.5 || period_difference < -1.5)
         if (!within((double)run->period, (double)last->period, 1.15)) return false;
     uint32_t gap = run->first > last->last ? run->first - last->last : 0;
-    if ((double)gap > 64 + 8.0 * (double)run->period) return false;
+    if ((double)gap > 16 + 12.0 * (double)run->period) return false; /* a step that was not found would be 18 */
     return within(us, segment->us / segment->copies, 1.5) && likeness(finder, last, run) >= 0.5;
 }
 
 static pi0_status make_segments(finder *finder) {
-    finder->segments = memory_allocate((finder->run_count + 1) * sizeof *finder->segments);
+    finder->segments = memory_allocate((2 * (size_t)finder->run_count + 1) * sizeof *finder->segments);
     finder->tally = memory_allocate(2 * (size_t)finder->symbol_count[1] * sizeof *finder->tally);
     if (!finder->segments || !finder->tally) return no_memory(finder);
     for (uint32_t i = 0; i < finder->run_count; i++) {
@@ -149,25 +152,69 @@ static pi0_status make_segments(finder *finder) {
     return PI0_OK;
 }
 
-/* Drops repeats that carry next to no time beside their neighbours and have no count of layers of this model. */
-static void drop_noise(finder *finder) {
-    uint32_t kept = 0;
-    for (uint32_t i = 0; i < finder->segment_count; i++) {
-        segment *segment = &finder->segments[i];
-        uint32_t copies = segment->copies;
-        bool layers = copies % VIT_LAYERS == 0 || copies % GEMMA_LAYERS == 0 || copies == GEMMA_LAYERS - 1;
-        double largest = 0;
-        for (uint32_t k = i < 2 ? 0 : i - 2; k < finder->segment_count && k <= i + 2; k++)
-            if (finder->segments[k].us > largest) largest = finder->segments[k].us;
-        if (layers || segment->us >= 0.05 * largest) finder->segments[kept++] = *segment;
+static uint32_t vit_passes(const finder *finder, const segment *segment);
+
+/* Gemma's layers and the expert's can look alike (eager PyTorch): behind a ViT the first 17 or 18 are Gemma's. */
+static void part_prefill(finder *finder) {
+    for (uint32_t i = 1; i < finder->segment_count; i++) {
+        segment *both = &finder->segments[i];
+        if (both->copies <= GEMMA_LAYERS || vit_passes(finder, both - 1) == 0) continue;
+        uint32_t copies = 0, runs = 0;
+        while (runs < both->run_count && copies < GEMMA_LAYERS - 1)
+            copies += finder->runs[both->run_first + runs++].copies;
+        if (runs == both->run_count || (copies != GEMMA_LAYERS && copies != GEMMA_LAYERS - 1)) continue;
+        segment rest = {.first = finder->runs[both->run_first + runs].first,
+                        .last = both->last,
+                        .run_first = both->run_first + runs,
+                        .run_count = both->run_count - runs,
+                        .copies = both->copies - copies,
+                        .period = finder->runs[both->run_first + runs].period};
+        both->run_count = runs;
+        both->copies = copies;
+        both->last = finder->runs[both->run_first + runs - 1].last;
+        both->us = 0;
+        for (uint32_t k = 0; k < runs + rest.run_count; k++) {
+            const repeat_run *run = &finder->runs[both->run_first + k];
+            *(k < runs ? &both->us : &rest.us) += time_between(finder, run->first, run->last + 1);
+        }
+        memmove(both + 2, both + 1, (finder->segment_count - i - 1) * sizeof *both);
+        both[1] = rest;
+        finder->segment_count++;
     }
-    finder->segment_count = kept;
+}
+
+/* Drops runs that carry next to no time beside their neighbours and have no count of layers of this model. */
+static void drop_noise(finder *finder) {
+    uint32_t kept = 0, count = finder->run_count;
+    for (uint32_t i = 0; i < count; i++) {
+        repeat_run run = finder->runs[i];
+        bool layers = run.copies % VIT_LAYERS == 0 || run.copies % GEMMA_LAYERS == 0 || run.copies == GEMMA_LAYERS - 1;
+        double largest = 0;
+        for (uint32_t k = i < 2 ? 0 : i - 2; k < count && k <= i + 2; k++) {
+            const repeat_run *near = &finder->runs[k]; /* those before may have moved up: neighbours all the same */
+            double us = time_between(finder, near->first, near->last + 1);
+            if (us > largest) largest = us;
+        }
+        if (layers || time_between(finder, run.first, run.last + 1) >= 0.05 * largest) finder->runs[kept++] = run;
+    }
+    finder->run_count = kept;
 }
 
 /* ---- reading segments as stages ---------------------------------------------------------------------------------- */
 
+/* Whether the copies fill the span: else some were not seen, and their number is worth nothing. */
+static bool is_dense(const finder *finder, const segment *segment) {
+    for (uint32_t i = 0; i < segment->run_count; i++) {
+        const repeat_run *run = &finder->runs[segment->run_first + i];
+        float expected = (float)run->copies * run->period, found = (float)(run->last - run->first + 1);
+        if (found > 1.2F * expected + 2 * run->period || expected > 1.2F * found + 2 * run->period) return false;
+    }
+    return true;
+}
+
 /* Passes through the ViT, or 0. A run may have lost a layer at its ends to fusion, but not the sum. */
 static uint32_t vit_passes(const finder *finder, const segment *segment) {
+    if (!is_dense(finder, segment)) return 0;
     if (segment->copies % VIT_LAYERS == 0) return segment->copies;
     for (uint32_t i = 0; i < segment->run_count; i++) {
         uint32_t copies = finder->runs[segment->run_first + i].copies;
@@ -184,6 +231,7 @@ static bool at_end(const finder *finder, const segment *segment) {
 static bool expert_steps(const finder *finder, const segment *segment, int *steps, int *layers) {
     const repeat_run *runs = &finder->runs[segment->run_first];
     *layers = 0;
+    if (!is_dense(finder, segment)) return false;
     if (segment->copies % GEMMA_LAYERS == 0) {
         *steps = (int)(segment->copies / GEMMA_LAYERS);
         return true;
@@ -220,6 +268,7 @@ static void read_plan(const finder *finder, uint32_t index, layer_plan *plan, ui
     plan->prefill_end = prefill->last + 1;
     plan->prefill_layers = (int)prefill->copies;
     if (plan->vit_end > plan->prefill_first) plan->vit_end = plan->prefill_first;
+    if (!is_dense(finder, prefill)) return;
     bool whole = prefill->copies == GEMMA_LAYERS || prefill->copies == GEMMA_LAYERS - 1;
     if (!whole || left < 3) {
         /* the trace may end inside the prefill or right behind it, but nothing else may follow */
@@ -227,7 +276,7 @@ static void read_plan(const finder *finder, uint32_t index, layer_plan *plan, ui
         return;
     }
     if (!expert_steps(finder, expert, &plan->denoise_steps, &plan->expert_layers)) return;
-    if (us_per_copy(prefill) < 1.3 * us_per_copy(expert)) return; /* the expert's layers are a fraction of Gemma's */
+    if (us_per_copy(prefill) < 1.1 * us_per_copy(expert)) return; /* the expert's layers are a fraction of Gemma's */
     bool breaks_off = left == 4 && at_end(finder, expert + 1);    /* the next inference, inside its ViT */
     if (left > 3 && !breaks_off && vit_passes(finder, expert + 1) == 0) return; /* more layers: another model */
     plan->expert_first = expert->first;
@@ -352,17 +401,98 @@ static void set_ends(const finder *finder, layer_plan *plans, uint32_t count) {
     }
 }
 
-/* A last step is only whole when what follows a step's layers (norm, projection, Euler update) follows it too, and
- * nothing that looks like the layers of another step. */
+/*
+ * The trace may be cut off between two steps. The last step is whole when it is as long as the others, but for what
+ * stands before the layers of the next one; and nothing that looks like another step follows.
+ */
 static void check_tail(const finder *finder, layer_plan *plan) {
-    if (!plan->complete || plan->run_count < 2) return;
-    const repeat_run *run = &finder->runs[plan->run_first];
-    uint32_t gap = usual_gap(finder, plan), tail = plan->end - plan->expert_end;
-    if (gap >= 2 && tail == 0) plan->complete = false;
-    if (plan->end != finder->count || tail <= gap + 2 || (float)tail > (float)gap + 8 * run->period) return;
-    uint32_t same = 0, beyond = tail - gap;
-    for (uint32_t i = 0; i < beyond; i++) same += same_symbol(finder, plan->expert_end + gap + i, run[1].first + i);
+    if (!plan->complete || plan->end != finder->count || (int)plan->run_count != plan->denoise_steps) return;
+    if (plan->run_count < 2) return;
+    const repeat_run *runs = &finder->runs[plan->run_first], *last = &runs[plan->run_count - 1];
+    uint32_t step = runs[1].first - runs[0].first;
+    for (uint32_t i = 2; i < plan->run_count; i++)
+        if (runs[i].first - runs[i - 1].first < step) step = runs[i].first - runs[i - 1].first;
+    uint32_t head = plan->expert_first - plan->prefill_end, here = plan->end - last->first;
+    if (here + head + 2 < step) plan->complete = false;
+    if (here <= step + 2) return;
+    uint32_t same = 0, beyond = here - step;
+    for (uint32_t i = 0; i < beyond; i++) same += same_symbol(finder, last->first + step + i, runs[0].first + i);
     if (same * 2 > beyond) plan->complete = false;
+}
+
+/*
+ * How often all of those kernels come in from..to-1 that come once in each of the `copies` layers first..end-1: layers
+ * that were not counted. *low and *high receive the span of the kernels that tell it.
+ */
+static uint32_t lost_layers(finder *finder, uint32_t first, uint32_t end, int copies, uint32_t from, uint32_t to,
+                            uint32_t *low, uint32_t *high) {
+    const uint32_t *symbols = finder->symbols[1];
+    uint32_t *inside = finder->tally, *outside = finder->tally + finder->symbol_count[1], lost = UINT32_MAX;
+    *low = to;
+    *high = from;
+    if (from >= to || copies <= 0) return 0;
+    for (uint32_t i = from; i < to; i++) outside[symbols[i]] = 0;
+    for (uint32_t i = first; i < end; i++) inside[symbols[i]] = outside[symbols[i]] = 0;
+    for (uint32_t i = first; i < end; i++) inside[symbols[i]]++;
+    for (uint32_t i = from; i < to; i++) outside[symbols[i]]++;
+    for (uint32_t i = first; i < end; i++)
+        if (inside[symbols[i]] == (uint32_t)copies && outside[symbols[i]] < lost) lost = outside[symbols[i]];
+    for (uint32_t i = first; i < end; i++) outside[symbols[i]] = inside[symbols[i]] == (uint32_t)copies;
+    for (uint32_t i = from; i < to; i++) {
+        if (!outside[symbols[i]]) continue;
+        if (i < *low) *low = i;
+        if (i > *high) *high = i;
+    }
+    return lost == UINT32_MAX ? 0 : lost;
+}
+
+/* Layers outside of what was found make the count wrong, but for a first or last prefill layer that differs and a step
+ * that breaks off. */
+static bool layers_are_left(finder *finder, layer_plan *plan, uint32_t from, uint32_t until) {
+    uint32_t low, high;
+    if (lost_layers(finder, plan->vit_first, plan->vit_end, plan->vit_layers, from, plan->vit_first, &low, &high) > 2)
+        return true;
+    for (int side = 0; side < 2; side++) {
+        uint32_t begin = side ? plan->prefill_end : plan->vit_end;
+        uint32_t end = !side ? plan->prefill_first : plan->expert_end ? plan->expert_first : until;
+        uint32_t lost =
+            lost_layers(finder, plan->prefill_first, plan->prefill_end, plan->prefill_layers, begin, end, &low, &high);
+        if (lost == 0) continue;
+        if (lost > 1 || plan->prefill_layers != GEMMA_LAYERS - 1) return true;
+        plan->prefill_layers++;
+        if (side)
+            plan->prefill_end = high + 1;
+        else
+            plan->prefill_first = low;
+    }
+    if (plan->expert_end == 0) return false;
+    int layers = plan->denoise_steps * GEMMA_LAYERS + plan->expert_layers;
+    if (lost_layers(finder, plan->expert_first, plan->expert_end, layers, plan->prefill_end, plan->expert_first, &low,
+                    &high))
+        return true;
+    uint32_t lost =
+        lost_layers(finder, plan->expert_first, plan->expert_end, layers, plan->expert_end, until, &low, &high);
+    if (lost == 0) return false;
+    if (until != finder->count || lost >= GEMMA_LAYERS || plan->expert_layers) return true;
+    plan->complete = false; /* the beginning of a step */
+    plan->expert_layers = (int)lost;
+    plan->end = until;
+    return false;
+}
+
+/* Whether more than a step's time behind the last inference is spent in kernels that its expert has too. */
+static bool steps_follow(finder *finder, const layer_plan *plan) {
+    uint32_t to = finder->count;
+    if (plan->expert_end == 0 || plan->denoise_steps == 0 || plan->end >= to) return false;
+    for (uint32_t i = finder->run_count; i-- > 0 && finder->runs[i].first >= plan->end;) to = finder->runs[i].first;
+    uint32_t *known = finder->tally;
+    const uint32_t *symbols = finder->symbols[1];
+    for (uint32_t i = plan->end; i < to; i++) known[symbols[i]] = 0;
+    for (uint32_t i = plan->expert_first; i < plan->expert_end; i++) known[symbols[i]] = 1;
+    double alike_us = 0;
+    for (uint32_t i = plan->end; i < to; i++)
+        if (known[symbols[i]]) alike_us += (double)kernel_at(finder, i)->us;
+    return alike_us > time_between(finder, plan->expert_first, plan->expert_end) / plan->denoise_steps;
 }
 
 static pi0_status add_steps(const finder *finder, layer_plans *plans, layer_plan *plan) {
@@ -374,7 +504,7 @@ static pi0_status add_steps(const finder *finder, layer_plans *plans, layer_plan
         uint32_t end = run->last + 1 + tail;
         if (i + 1 < plan->run_count && (plan->expert_layers || end > run[1].first)) end = run[1].first;
         if (i + 1 == count && !plan->expert_layers) end = plan->end;
-        plans->steps[plans->step_count++] = (trace_step){start + finder->begin, end + finder->begin};
+        plans->steps[plans->step_count++] = (trace_step){start, end};
         start = end;
     }
     plan->run_first = first;
@@ -387,7 +517,7 @@ static bool carries(const finder *finder, const layer_plan *plan) {
     double layers = time_between(finder, plan->vit_first, plan->vit_end) +
                     time_between(finder, plan->prefill_first, plan->prefill_end) +
                     time_between(finder, plan->expert_first, plan->expert_end);
-    return layers >= 0.5 * time_between(finder, plan->other_end, plan->end);
+    return layers >= 0.7 * time_between(finder, plan->other_end, plan->end);
 }
 
 static pi0_status read_plans(finder *finder, layer_plans *plans) {
@@ -413,7 +543,12 @@ static pi0_status read_plans(finder *finder, layer_plans *plans) {
             plans->reason = "most of its time lies outside the layers that repeat";
             return PI0_OK;
         }
-        if (plan->complete) check_tail(finder, plan);
+        uint32_t from = i ? plan[-1].end : 0, until = i + 1 < found ? plan->end : finder->count;
+        if (layers_are_left(finder, plan, from, until) || (i + 1 == found && steps_follow(finder, plan))) {
+            plans->reason = "layers repeat too unevenly to be counted";
+            return PI0_OK;
+        }
+        check_tail(finder, plan);
         if (plan->denoise_steps > most_steps) most_steps = plan->denoise_steps;
     }
     layer_plan *last = &plans->plans[found - 1];
@@ -433,29 +568,118 @@ static pi0_status read_plans(finder *finder, layer_plans *plans) {
     return PI0_OK;
 }
 
-static void shift_plans(layer_plans *plans, uint32_t by) {
+/* The split's own place of a kernel of the part, or of its end. */
+static uint32_t place_of(const finder *finder, uint32_t index, uint32_t whole_count) {
+    if (!finder->kept) return finder->begin + index;
+    return finder->begin + (index < finder->count ? finder->kept[index] : whole_count);
+}
+
+static void place_plans(const finder *finder, layer_plans *plans, uint32_t whole_count) {
     for (uint32_t i = 0; i < plans->count; i++) {
         layer_plan *plan = &plans->plans[i];
         uint32_t *places[] = {&plan->vit_first,   &plan->vit_end, &plan->prefill_first,
                               &plan->prefill_end, &plan->first,   &plan->expert_first,
                               &plan->expert_end,  &plan->end,     &plan->other_end};
-        for (size_t k = 0; k < sizeof places / sizeof *places; k++) *places[k] += by;
+        bool reaches_expert = plan->expert_end > 0;
+        for (size_t k = 0; k < sizeof places / sizeof *places; k++)
+            *places[k] = place_of(finder, *places[k], whole_count);
+        if (plan->first == place_of(finder, 0, whole_count)) {
+            if (plan->other_end == plan->first) plan->other_end = finder->begin;
+            plan->first = finder->begin;
+        }
+        if (!reaches_expert) plan->expert_end = 0;
     }
+    for (uint32_t i = 0; i < plans->step_count; i++) {
+        plans->steps[i].first = place_of(finder, plans->steps[i].first, whole_count);
+        plans->steps[i].end = place_of(finder, plans->steps[i].end, whole_count);
+    }
+}
+
+/* Leaves out the kernels that come at no distance: of names of which less than two in five keep one. */
+static pi0_status leave_out_irregular(finder *finder) {
+    uint32_t symbols = finder->symbol_count[1];
+    uint32_t *counts = memory_zeroed((size_t)symbols + 1, 2 * sizeof *counts);
+    uint32_t *kept = memory_allocate(((size_t)finder->count + 1) * sizeof *kept);
+    if (!counts || !kept) {
+        memory_release(counts);
+        memory_release(kept);
+        return no_memory(finder);
+    }
+    for (uint32_t i = 0; i < finder->count; i++) {
+        counts[2 * finder->symbols[1][i]]++;
+        counts[2 * finder->symbols[1][i] + 1] += finder->regular[i];
+    }
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < finder->count; i++) {
+        const uint32_t *of_name = &counts[2 * finder->symbols[1][i]];
+        if (5 * (uint64_t)of_name[1] < 2 * (uint64_t)of_name[0]) continue;
+        for (int level = 0; level < REPEAT_LEVELS; level++) finder->symbols[level][count] = finder->symbols[level][i];
+        kept[count++] = i;
+    }
+    memory_release(counts);
+    finder->kept = kept;
+    finder->count = count;
+    return PI0_OK;
+}
+
+static void sum_times(finder *finder) {
+    finder->sums_us[0] = 0;
+    for (uint32_t i = 0; i < finder->count; i++)
+        finder->sums_us[i + 1] = finder->sums_us[i] + (double)kernel_at(finder, i)->us;
+}
+
+/* One look at the kernels, told apart by these levels. */
+static pi0_status look(finder *finder, layer_plans *plans, int first_level, int second_level) {
+    const repeat_level levels[REPEAT_LEVELS] = {{finder->symbols[first_level], finder->symbol_count[first_level]},
+                                                {finder->symbols[second_level], finder->symbol_count[second_level]}};
+    TRY(repeats_find(levels, finder->count, finder->kept ? NULL : finder->regular, &finder->runs, &finder->run_count,
+                     finder->error));
+    drop_noise(finder);
+    TRY(make_segments(finder));
+    part_prefill(finder);
+    return read_plans(finder, plans);
+}
+
+static void forget_look(finder *finder, layer_plans *plans) {
+    memory_release(finder->runs);
+    memory_release(finder->segments);
+    memory_release(finder->tally);
+    memory_release(plans->plans);
+    memory_release(plans->steps);
+    finder->runs = NULL;
+    finder->segments = NULL;
+    finder->tally = NULL;
+    finder->run_count = finder->segment_count = 0;
+    *plans = (layer_plans){.reason = plans->reason};
 }
 
 static pi0_status find_all(finder *finder, layer_plans *plans) {
     finder->sums_us = memory_allocate((size_t)(finder->count + 1) * sizeof *finder->sums_us);
     if (!finder->sums_us) return no_memory(finder);
+    finder->regular = memory_zeroed((size_t)finder->count + 1, sizeof *finder->regular);
+    if (!finder->regular) return no_memory(finder);
+    uint32_t whole_count = finder->count;
+    sum_times(finder);
     TRY(make_symbols(finder));
-    const repeat_level levels[REPEAT_LEVELS] = {{finder->symbols[0], finder->symbol_count[0]},
-                                                {finder->symbols[1], finder->symbol_count[1]}};
-    TRY(repeats_find(levels, finder->count, &finder->runs, &finder->run_count, finder->error));
-    finder->sums_us[0] = 0;
-    for (uint32_t i = 0; i < finder->count; i++)
-        finder->sums_us[i + 1] = finder->sums_us[i] + (double)kernel_at(finder, i)->us;
-    TRY(make_segments(finder));
-    drop_noise(finder);
-    return read_plans(finder, plans);
+    /* Both ways of telling kernels apart; if that leads nowhere, each by itself; then the same without the kernels that
+     * fit nowhere. */
+    static const int looks[][2] = {{0, 1}, {0, 0}, {1, 1}};
+    const char *reason = NULL;
+    for (int pass = 0; pass < 2 && plans->count == 0; pass++) {
+        if (pass == 1) {
+            TRY(leave_out_irregular(finder));
+            sum_times(finder);
+            if (finder->count == whole_count) break;
+        }
+        for (size_t i = 0; i < sizeof looks / sizeof *looks && plans->count == 0; i++) {
+            forget_look(finder, plans);
+            TRY(look(finder, plans, looks[i][0], looks[i][1]));
+            if (!reason) reason = plans->reason;
+        }
+    }
+    if (plans->count == 0) plans->reason = reason;
+    place_plans(finder, plans, whole_count);
+    return PI0_OK;
 }
 
 pi0_status layer_plans_find(layer_plans *plans, const trace_split *split, const trace *trace, uint32_t begin,
@@ -463,12 +687,13 @@ pi0_status layer_plans_find(layer_plans *plans, const trace_split *split, const 
     *plans = (layer_plans){0};
     finder finder = {.split = split, .trace = trace, .begin = begin, .count = end - begin, .error = error};
     pi0_status status = find_all(&finder, plans);
-    shift_plans(plans, begin);
     for (int level = 0; level < REPEAT_LEVELS; level++) memory_release(finder.symbols[level]);
     memory_release(finder.runs);
     memory_release(finder.segments);
     memory_release(finder.sums_us);
     memory_release(finder.tally);
+    memory_release(finder.kept);
+    memory_release(finder.regular);
     return status;
 }
 

@@ -20,7 +20,7 @@ typedef struct repeat_run {
     float coverage;       /* share of the span's kernels that keep their distance */
 } repeat_run;
 
-enum { REPEAT_MIN_COPIES = 6, REPEAT_LEVELS = 2 };
+enum { REPEAT_MIN_COPIES = 5, REPEAT_LEVELS = 2 };
 
 /* One way to tell kernels apart: symbols[i] of kernel i, in 0..symbol_count-1. */
 typedef struct repeat_level {
@@ -31,9 +31,10 @@ typedef struct repeat_level {
 /*
  * The innermost runs of REPEAT_MIN_COPIES copies or more, by their first kernel; they do not overlap by more than a
  * part of a copy. levels[0] tells kernels apart finely (name and grid), levels[1] coarsely (name without its numbers).
- * *runs is the caller's, to give to memory_release.
+ * *runs is the caller's, to give to memory_release. regular: NULL, or [kernel_count], where those become true that keep
+ * a distance over some copies.
  */
-pi0_status repeats_find(const repeat_level levels[REPEAT_LEVELS], uint32_t kernel_count, repeat_run **runs,
-                        uint32_t *run_count, pi0_error *error);
+pi0_status repeats_find(const repeat_level levels[REPEAT_LEVELS], uint32_t kernel_count, bool *regular,
+                        repeat_run **runs, uint32_t *run_count, pi0_error *error);
 
 #endif
