@@ -8,6 +8,7 @@ int command_verify(int argc, char **argv);
 int command_synth(int argc, char **argv);
 int command_inspect(int argc, char **argv);
 int command_analyze(int argc, char **argv);
+int command_serve(int argc, char **argv);
 int command_devices(int argc, char **argv);
 
 #endif

@@ -77,21 +77,19 @@ static pi0_status make_tables(inference *run, int batch, pi0_error *error) {
     return PI0_OK;
 }
 
-/* The policy and the weights have to be for the same model. */
-static pi0_status check_family(const inference *run, pi0_error *error) {
+pi0_status infer_check_engine(const pi0_policy_info *policy, const pi0_engine *engine, const char *checkpoint,
+                              pi0_error *error) {
     static const char *const names[] = {"pi0", "pi0.5"};
-    const pi0_policy_info *policy = &run->policy_info;
-    pi0_engine_info engine = {.struct_size = sizeof engine};
-    TRY(pi0_engine_describe(run->engine, &engine, error));
-    if (engine.family != policy->family)
+    pi0_engine_info info = {.struct_size = sizeof info};
+    TRY(pi0_engine_describe(engine, &info, error));
+    if (info.family != policy->family)
         return error_set(error, PI0_ERROR_ARGUMENT, "%s is for %s, but %s holds %s",
-                         policy->config ? policy->config : "the policy", names[policy->family],
-                         run->options->model.checkpoint, names[engine.family]);
-    if (engine.image_size != policy->image_size || engine.action_dim != policy->action_dim)
+                         policy->config ? policy->config : "the policy", names[policy->family], checkpoint,
+                         names[info.family]);
+    if (info.image_size != policy->image_size || info.action_dim != policy->action_dim)
         return error_set(error, PI0_ERROR_ARGUMENT,
                          "%s takes images of %d pixels and %d action columns, the policy was prepared for %d and %d",
-                         run->options->model.checkpoint, engine.image_size, engine.action_dim, policy->image_size,
-                         policy->action_dim);
+                         checkpoint, info.image_size, info.action_dim, policy->image_size, policy->action_dim);
     return PI0_OK;
 }
 
@@ -102,7 +100,7 @@ pi0_status inference_load(inference *run, int batch, int max_tokens, pi0_error *
     if (engine.model == PI0_MODEL_AUTO)
         engine.model = run->policy_info.family == PI0_FAMILY_PI05 ? PI0_MODEL_PI05 : PI0_MODEL_PI0;
     TRY(pi0_engine_open(&run->engine, &engine, error));
-    TRY(check_family(run, error));
+    TRY(infer_check_engine(&run->policy_info, run->engine, o->model.checkpoint, error));
     pi0_session_options session;
     pi0_session_options_default(&session, run->engine);
     session.cameras = run->policy_info.cameras;

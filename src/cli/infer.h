@@ -45,6 +45,9 @@ pi0_status inference_run(inference *run, pi0_input *const *inputs, int count, in
 pi0_status inference_finish(inference *run, const pi0_input *input, int index, infer_times *times, pi0_error *error);
 void inference_release(inference *run);
 
+/* The policy and the weights have to be for the same model. */
+pi0_status infer_check_engine(const pi0_policy_info *policy, const pi0_engine *engine, const char *checkpoint,
+                              pi0_error *error);
 /* Valid tokens of a prepared request. */
 int infer_token_count(const pi0_input *input);
 /* One msgpack file. */

@@ -15,6 +15,7 @@ typedef struct command {
 static const command commands[] = {
     {"infer", "one inference; images, prompt, state in; actions out", command_infer},
     {"bench", "latency and stage breakdown on this machine", command_bench},
+    {"serve", "policy server: openpi's clients connect unchanged", command_serve},
     {"verify", "run a golden problem and compare", command_verify},
     {"synth", "write a synthetic checkpoint in openpi's layout", command_synth},
     {"inspect", "what is in a checkpoint: layout, sizes, dtypes, missing and unused tensors, statistics",

@@ -619,6 +619,8 @@ void wire_put_value(wire_buffer *buffer, const value *v) { put_value(&(msgpack_p
 
 void wire_put_map(wire_buffer *buffer, size_t count) { msgpack_pack_map(&(msgpack_packer){buffer, append}, count); }
 
+void wire_put_list(wire_buffer *buffer, size_t count) { msgpack_pack_array(&(msgpack_packer){buffer, append}, count); }
+
 void wire_put_text(wire_buffer *buffer, const char *text) {
     put_text(&(msgpack_packer){buffer, append}, text, strlen(text));
 }

@@ -95,6 +95,7 @@ typedef struct wire_buffer {
 } wire_buffer;
 /* The same bytes openpi-client's packer writes. An array's data: C order, native. */
 void wire_put_map(wire_buffer *buffer, size_t count);
+void wire_put_list(wire_buffer *buffer, size_t count);
 void wire_put_text(wire_buffer *buffer, const char *text);
 void wire_put_float(wire_buffer *buffer, double number);
 void wire_put_value(wire_buffer *buffer, const value *v); /* a whole tree */

@@ -9,7 +9,6 @@
 #include "base/memory.h"
 #include "serve/internal.h"
 
-static const char error_close_text[] = "Internal server error. Traceback included in previous frame.";
 enum {
     CLOSE_GOING_AWAY = 1001,
     CLOSE_POLICY = 1008,
@@ -17,84 +16,138 @@ enum {
     CLOSE_ERROR = 1011,
     CLOSE_TRY_LATER = 1013
 };
+enum {
+    MESSAGE_MS =
+        30000, /* a message has to be complete after that; this and the next: less where requests have less time */
+    SENDING_MS = 10000, /* a client that does not read for so long is cut off */
+    DISCARD_MS = 2000,  /* the rest of a refused message is read for so long: who still sends does not see the reason */
+    CLOSING_MS = 4000,  /* a client that does not answer our goodbye is cut off */
+    RESERVE_BYTES = 1 << 20 /* taken at once for a message that announces so much; more only as it comes in */
+};
 
-/* Queues one frame; the client has at most one at a time, because it waits for the answer before it asks again. */
-static void send_frame(client *c, const void *bytes, size_t size, bool text) {
-    memory_release(c->out);
-    c->out = memory_allocate(LWS_PRE + size);
-    if (!c->out) {
-        c->close_code = CLOSE_ERROR;
-        c->close_text = "out of memory";
-    } else {
-        memcpy(c->out + LWS_PRE, bytes, size);
-        c->out_size = size;
-        c->out_text = text;
+static const char *close_text(int code) {
+    switch (code) {
+    case CLOSE_ERROR:
+        return "Internal server error. Traceback included in previous frame.";
+    case CLOSE_TRY_LATER:
+        return "The queue is full: try again later.";
+    case CLOSE_TOO_LARGE:
+        return "The message is too large.";
+    case CLOSE_GOING_AWAY:
+        return "The server is going away.";
+    default:
+        return "Refused.";
     }
+}
+
+static void close_with(client *c, int code) {
+    if (c->close_code) return;
+    c->close_code = code;
+    c->close_text = close_text(code);
+    c->closing_since_ms = clock_ms();
     lws_callback_on_writable(c->wsi);
 }
 
-static void forget_pending(client *c) {
-    if (c->pending) atomic_store(&c->pending->abandoned, true);
+static void send_frame(client *c, const void *bytes, size_t size, bool text) {
+    frame *made = memory_allocate(sizeof *made + LWS_PRE + size);
+    if (!made) {
+        close_with(c, CLOSE_ERROR);
+        return;
+    }
+    made->next = NULL;
+    made->size = size;
+    made->text = text;
+    memcpy(made->bytes + LWS_PRE, bytes, size);
+    if (c->last_out)
+        c->last_out->next = made;
+    else
+        c->first_out = made;
+    c->last_out = made;
+    if (!c->sending_since_ms) c->sending_since_ms = clock_ms();
+    lws_callback_on_writable(c->wsi);
+}
+
+static void abandon_pending(server *s, client *c) {
+    if (c->pending) scheduler_abandon(s->scheduler, c->pending);
     c->pending = NULL;
 }
 
 /* A text frame with the reason, then the close code; no further request of this client is looked at. */
 static void refuse(server *s, client *c, metric_counter kind, const char *message, int code) {
-    char line[1100];
-    snprintf(line, sizeof line, "pi0: %s", message);
+    char line[1100] = "pi0: ";
+    if (c->close_code) return;
+    event_clean(line + 5, sizeof line - 5, message);
     metrics_count(s->metrics, kind);
-    metrics_error(s->metrics, message);
-    log_message(&s->options.log, PI0_LOG_WARNING, "client %llu: %s", (unsigned long long)c->id, message);
-    forget_pending(c);
-    c->close_code = code;
-    c->close_text = code == CLOSE_ERROR ? error_close_text : "refused";
+    if (kind != METRIC_IDLE) metrics_error(s->metrics, line + 5);
+    const event_number numbers[] = {{"client", (double)c->id}, {"code", code}, {0}};
+    event_write(&s->options.log, kind == METRIC_IDLE ? PI0_LOG_INFO : PI0_LOG_WARNING, "refused", numbers,
+                "client %llu: %s", (unsigned long long)c->id, line + 5);
+    abandon_pending(s, c);
+    job_free(c->queued);
+    c->queued = NULL;
+    memory_release(c->message);
+    c->message = NULL;
+    c->size = c->capacity = 0;
     send_frame(c, line, strlen(line), true);
+    close_with(c, code);
 }
+
+/* ---- receiving ---- */
 
 static void submit(server *s, client *c, job *j) {
     j->connection = c->id;
     j->prev_total_ms = c->prev_total_ms;
     j->deadline_ms = j->received_ms + s->options.request_timeout_ms;
-    j->record = s->next_record;
     if (s->draining) {
         job_free(j);
-        refuse(s, c, METRIC_ERRORS_QUEUE_FULL, "the server is shutting down", CLOSE_GOING_AWAY);
+        refuse(s, c, METRIC_REFUSED_DRAINING, "the server is shutting down", CLOSE_GOING_AWAY);
     } else if (!scheduler_submit(s->scheduler, j)) {
         job_free(j);
         refuse(s, c, METRIC_ERRORS_QUEUE_FULL, "the queue is full: try again later", CLOSE_TRY_LATER);
     } else {
-        if (s->options.record) s->next_record++;
         c->pending = j;
-        lws_set_timer_usecs(c->wsi, (lws_usec_t)(s->options.request_timeout_ms * 1000));
     }
 }
 
 /* A whole message has come in. */
 static void receive_message(server *s, client *c) {
+    c->message_since_ms = 0;
     if (!c->binary) {
         refuse(s, c, METRIC_ERRORS_REQUEST, "a text frame: expected a binary msgpack request", CLOSE_ERROR);
         return;
     }
-    job *j = c->message ? job_new(c->message, c->size) : NULL;
+    if (!c->size) {
+        refuse(s, c, METRIC_ERRORS_REQUEST, "an empty message: expected a msgpack request", CLOSE_ERROR);
+        return;
+    }
+    if (c->queued) { /* reading had stopped; what still came in was on its way */
+        refuse(s, c, METRIC_ERRORS_REQUEST, "too many requests at once: expected one at a time", CLOSE_ERROR);
+        return;
+    }
+    job *j = job_new(c->message, c->size);
     if (!j) {
-        refuse(s, c, METRIC_ERRORS_REQUEST, c->message ? "out of memory" : "an empty request", CLOSE_ERROR);
+        refuse(s, c, METRIC_ERRORS_REQUEST, "out of memory", CLOSE_ERROR);
         return;
     }
     c->message = NULL;
     c->size = c->capacity = 0;
     j->received_ms = clock_ms();
-    if (c->pending) {
-        c->queued = j; /* the next one; until that is answered nothing more is read */
+    if (c->pending || c->first_out) {
+        c->queued = j;
         lws_rx_flow_control(c->wsi, 0);
     } else {
         submit(s, c, j);
     }
 }
 
-static bool make_room(client *c, size_t more) {
-    if (c->size + more <= c->capacity) return true;
-    size_t capacity = c->capacity ? c->capacity : 64 << 10;
-    while (capacity < c->size + more) capacity *= 2;
+/* Room for `size` bytes of the `announced` ones that are on their way (within the limit, but maybe never sent). */
+static bool make_room(client *c, size_t size, size_t announced) {
+    if (c->size + size <= c->capacity) return true;
+    size_t capacity = c->size + announced;
+    if (capacity > RESERVE_BYTES) {
+        capacity = c->capacity > RESERVE_BYTES ? c->capacity : RESERVE_BYTES;
+        while (capacity < c->size + size) capacity *= 2;
+    }
     unsigned char *grown = memory_resize(c->message, c->size, capacity);
     if (!grown) return false;
     c->message = grown;
@@ -102,46 +155,64 @@ static bool make_room(client *c, size_t more) {
     return true;
 }
 
-static int receive(server *s, client *c, const void *bytes, size_t size) {
-    if (c->close_code) return 0; /* refused already: the rest is of no interest */
-    if (lws_is_first_fragment(c->wsi)) {
-        c->binary = lws_frame_is_binary(c->wsi);
-        /* a sender that never ends its message is cut off too */
-        if (!c->pending) lws_set_timer_usecs(c->wsi, (lws_usec_t)(s->options.request_timeout_ms * 1000));
-    }
-    size_t announced = size + lws_remaining_packet_payload(c->wsi);
-    if (c->size + announced > s->options.max_message_bytes) {
+static void discard(client *c) {
+    c->discarding = lws_remaining_packet_payload(c->wsi) || !lws_is_final_fragment(c->wsi);
+    if (!c->discarding) lws_callback_on_writable(c->wsi);
+}
+
+static void receive(server *s, client *c, const void *bytes, size_t size) {
+    if (c->close_code) return; /* the rest is of no interest */
+    if (!c->message_since_ms) c->message_since_ms = clock_ms();
+    if (lws_is_first_fragment(c->wsi)) c->binary = lws_frame_is_binary(c->wsi);
+    size_t remaining = lws_remaining_packet_payload(c->wsi), announced = size + remaining;
+    if (announced > s->options.max_message_bytes - c->size) {
         char message[128];
         snprintf(message, sizeof message, "a message of more than %zu bytes", s->options.max_message_bytes);
         refuse(s, c, METRIC_ERRORS_TOO_LARGE, message, CLOSE_TOO_LARGE);
-        return 0;
+        return;
     }
-    if (!make_room(c, size)) {
+    if (!make_room(c, size, announced)) {
         refuse(s, c, METRIC_ERRORS_REQUEST, "out of memory", CLOSE_ERROR);
-        return 0;
+        return;
     }
     if (size) memcpy(c->message + c->size, bytes, size);
     c->size += size;
-    if (lws_is_final_fragment(c->wsi) && !lws_remaining_packet_payload(c->wsi)) receive_message(s, c);
-    return 0;
+    if (lws_is_final_fragment(c->wsi) && !remaining) receive_message(s, c);
+}
+
+/* ---- sending ---- */
+
+/* The next request of a client that did not wait for its answer. */
+static void submit_queued(server *s, client *c) {
+    job *next = c->queued;
+    if (!next || c->pending || c->first_out || c->close_code) return;
+    c->queued = NULL;
+    submit(s, c, next);
+    if (!c->close_code) lws_rx_flow_control(c->wsi, 1);
 }
 
 static int writeable(server *s, client *c) {
-    if (c->out) {
-        int written = lws_write(c->wsi, c->out + LWS_PRE, c->out_size, c->out_text ? LWS_WRITE_TEXT : LWS_WRITE_BINARY);
-        bool whole = written >= (int)c->out_size;
-        memory_release(c->out);
-        c->out = NULL;
-        if (!whole) return -1;
-        if (c->close_code) lws_callback_on_writable(c->wsi); /* close when the frame has gone out */
-        return 0;
+    frame *out = c->first_out;
+    if (!out) {
+        if (!c->close_code || (c->discarding && clock_ms() - c->closing_since_ms < DISCARD_MS)) return 0;
+        lws_close_reason(c->wsi, (enum lws_close_status)c->close_code, (unsigned char *)(uintptr_t)c->close_text,
+                         strlen(c->close_text));
+        return -1;
     }
-    if (!c->close_code) return 0;
-    (void)s;
-    lws_close_reason(c->wsi, (enum lws_close_status)c->close_code, (unsigned char *)(uintptr_t)c->close_text,
-                     strlen(c->close_text));
-    return -1;
+    c->first_out = out->next;
+    if (!c->first_out) c->last_out = NULL;
+    int written = lws_write(c->wsi, out->bytes + LWS_PRE, out->size, out->text ? LWS_WRITE_TEXT : LWS_WRITE_BINARY);
+    bool taken = written >= (int)out->size; /* what the socket does not take, libwebsockets keeps */
+    memory_release(out);
+    if (!taken) return -1;
+    if (c->first_out || c->close_code)
+        lws_callback_on_writable(c->wsi);
+    else
+        submit_queued(s, c);
+    return 0;
 }
+
+/* ---- begin and end ---- */
 
 static void establish(server *s, struct lws *wsi, client *c) {
     memset(c, 0, sizeof *c);
@@ -154,9 +225,10 @@ static void establish(server *s, struct lws *wsi, client *c) {
     s->client_count++;
     metrics_count(s->metrics, METRIC_CONNECTIONS);
     metrics_set(s->metrics, METRIC_CLIENTS, s->client_count);
-    log_message(&s->options.log, PI0_LOG_INFO, "client %llu: connected", (unsigned long long)c->id);
+    const event_number numbers[] = {{"client", (double)c->id}, {"clients", s->client_count}, {0}};
+    event_write(&s->options.log, PI0_LOG_INFO, "connected", numbers, "client %llu: connected",
+                (unsigned long long)c->id);
     send_frame(c, s->options.metadata, s->options.metadata_size, false);
-    if (s->options.idle_timeout_s > 0) lws_set_timer_usecs(wsi, (lws_usec_t)(s->options.idle_timeout_s * 1e6));
 }
 
 static void closed(server *s, client *c) {
@@ -168,25 +240,17 @@ static void closed(server *s, client *c) {
             break;
         }
     if (c->pending) metrics_count(s->metrics, METRIC_ABANDONED);
-    forget_pending(c);
+    abandon_pending(s, c);
     job_free(c->queued);
     memory_release(c->message);
-    memory_release(c->out);
+    for (frame *out; (out = c->first_out);) {
+        c->first_out = out->next;
+        memory_release(out);
+    }
     metrics_set(s->metrics, METRIC_CLIENTS, s->client_count);
-    log_message(&s->options.log, PI0_LOG_INFO, "client %llu: gone", (unsigned long long)c->id);
+    const event_number numbers[] = {{"client", (double)c->id}, {"clients", s->client_count}, {0}};
+    event_write(&s->options.log, PI0_LOG_INFO, "disconnected", numbers, "client %llu: gone", (unsigned long long)c->id);
     memset(c, 0, sizeof *c);
-}
-
-/* The one timer of a connection: of a running request, of a message that does not end, or of silence. */
-static int timed_out(server *s, client *c) {
-    if (c->close_code) return -1;
-    if (c->pending)
-        refuse(s, c, METRIC_ERRORS_TIMEOUT, "the request's time is up", CLOSE_ERROR);
-    else if (c->size)
-        refuse(s, c, METRIC_ERRORS_TIMEOUT, "the message did not come to its end in time", CLOSE_POLICY);
-    else
-        refuse(s, c, METRIC_ERRORS_TIMEOUT, "no request for a long time", CLOSE_GOING_AWAY);
-    return 0;
 }
 
 int connection_event(server *s, struct lws *wsi, enum lws_callback_reasons reason, client *c, void *in, size_t size) {
@@ -195,11 +259,11 @@ int connection_event(server *s, struct lws *wsi, enum lws_callback_reasons reaso
         establish(s, wsi, c);
         return 0;
     case LWS_CALLBACK_RECEIVE:
-        return receive(s, c, in, size);
+        receive(s, c, in, size);
+        if (c->close_code) discard(c);
+        return 0;
     case LWS_CALLBACK_SERVER_WRITEABLE:
         return writeable(s, c);
-    case LWS_CALLBACK_TIMER:
-        return timed_out(s, c);
     case LWS_CALLBACK_CLOSED:
         closed(s, c);
         return 0;
@@ -208,41 +272,82 @@ int connection_event(server *s, struct lws *wsi, enum lws_callback_reasons reaso
     }
 }
 
+/* ---- answers ---- */
+
 static void answer(server *s, client *c, job *j) {
     c->pending = NULL;
-    double now = clock_ms();
+    double now = clock_ms(), total_ms = now - j->received_ms;
     if (j->failed) {
-        bool engine = j->error.status == PI0_ERROR_DEVICE || j->error.status == PI0_ERROR_MEMORY;
-        refuse(s, c, engine ? METRIC_ERRORS_ENGINE : METRIC_ERRORS_REQUEST, j->error.message, CLOSE_ERROR);
+        refuse(s, c, j->engine_failed ? METRIC_ERRORS_ENGINE : METRIC_ERRORS_REQUEST, j->error.message, CLOSE_ERROR);
+        return;
+    }
+    if (!j->response.size) { /* it was not run, because its deadline passed in the queue */
+        refuse(s, c, METRIC_ERRORS_TIMEOUT, "the request's time is up", CLOSE_ERROR);
         return;
     }
     metrics_count(s->metrics, METRIC_REQUESTS);
-    metrics_observe(s->metrics, METRIC_TOTAL, (now - j->received_ms) / 1000);
-    log_message(&s->options.log, PI0_LOG_INFO, "client %llu: answered in %.2f ms (model %.2f ms, batch of %d)",
-                (unsigned long long)c->id, now - j->received_ms, j->infer_ms, j->batch);
+    metrics_observe(s->metrics, METRIC_TOTAL, total_ms / 1000);
+    const event_number numbers[] = {{"client", (double)c->id}, {"total_ms", total_ms}, {"prepare_ms", j->prepare_ms},
+                                    {"infer_ms", j->infer_ms}, {"batch", j->batch},    {0}};
+    event_write(&s->options.log, PI0_LOG_INFO, "answered", numbers,
+                "client %llu: answered in %.2f ms (model %.2f ms, batch of %d)", (unsigned long long)c->id, total_ms,
+                j->infer_ms, j->batch);
     send_frame(c, j->response.bytes, j->response.size, false);
     c->prev_total_ms = now - c->waiting_since_ms;
     c->waiting_since_ms = now;
-    lws_set_timer_usecs(c->wsi, s->options.idle_timeout_s > 0 ? (lws_usec_t)(s->options.idle_timeout_s * 1e6)
-                                                              : LWS_SET_TIMER_USEC_CANCEL);
-    if (c->queued) {
-        job *next = c->queued;
-        c->queued = NULL;
-        submit(s, c, next);
-        lws_rx_flow_control(c->wsi, 1);
-    }
 }
 
 void connection_deliver(server *s) {
     for (job *j; (j = scheduler_take(s->scheduler));) {
         for (client *c = s->clients; c; c = c->next)
             if (c->pending == j) {
-                if (!j->failed && !j->response.size)
-                    timed_out(s, c); /* its deadline passed in the queue */
-                else
-                    answer(s, c, j);
+                answer(s, c, j);
                 break;
             }
         job_free(j);
     }
+}
+
+/* ---- time ---- */
+
+static void cut_off(server *s, client *c, const char *why) {
+    event_write(&s->options.log, PI0_LOG_WARNING, "cut_off", (const event_number[]){{"client", (double)c->id}, {0}},
+                "client %llu: cut off: %s", (unsigned long long)c->id, why);
+    lws_set_timeout(c->wsi, PENDING_TIMEOUT_CLOSE_SEND, LWS_TO_KILL_ASYNC);
+}
+
+static void check_times(server *s, client *c, double now) {
+    double timeout_ms = s->options.request_timeout_ms, idle_ms = s->options.idle_timeout_s * 1000;
+    double message_ms = timeout_ms < MESSAGE_MS ? timeout_ms : MESSAGE_MS;
+    double sending_ms = timeout_ms < SENDING_MS ? timeout_ms : SENDING_MS;
+    if (!c->first_out && !lws_partial_buffered(c->wsi)) c->sending_since_ms = 0;
+    if (c->close_code) {
+        if (c->discarding && now - c->closing_since_ms >= DISCARD_MS) lws_callback_on_writable(c->wsi);
+        if (now - c->closing_since_ms > CLOSING_MS) cut_off(s, c, "it does not take its leave");
+    } else if (c->sending_since_ms && now - c->sending_since_ms > sending_ms) {
+        close_with(c, CLOSE_POLICY);
+        cut_off(s, c, "it does not read");
+    } else if (c->pending && now > c->pending->deadline_ms) {
+        refuse(s, c, METRIC_ERRORS_TIMEOUT, "the request's time is up", CLOSE_ERROR);
+    } else if (c->message_since_ms && now - c->message_since_ms > message_ms) {
+        refuse(s, c, METRIC_ERRORS_TIMEOUT, "the message did not come to its end in time", CLOSE_POLICY);
+    } else if (idle_ms > 0 && !c->pending && !c->queued && !c->message_since_ms && !c->sending_since_ms &&
+               now - c->waiting_since_ms > idle_ms) {
+        refuse(s, c, METRIC_IDLE, "no request for a long time", CLOSE_GOING_AWAY);
+    }
+}
+
+void connection_check_times(server *s) {
+    double now = clock_ms();
+    for (client *c = s->clients; c; c = c->next) check_times(s, c, now);
+}
+
+bool connection_all_sent(const server *s) {
+    for (const client *c = s->clients; c; c = c->next)
+        if (c->first_out || c->pending || c->queued || lws_partial_buffered(c->wsi)) return false;
+    return true;
+}
+
+void connection_close_all(server *s) {
+    for (client *c = s->clients; c; c = c->next) close_with(c, CLOSE_GOING_AWAY);
 }

@@ -1,17 +1,14 @@
 #include "serve/handler.h"
 
-#include <errno.h>
-#include <stdio.h>
-#include <string.h>
 #include <sys/random.h>
 
 #include "base/clock.h"
-#include "base/file.h"
 #include "base/memory.h"
 
 struct handler {
     handler_options options;
     pi0_policy_info info;
+    recorder recorder;
     pi0_session *session;
     pi0_observation *observations; /* [batch] */
     float *noise;                  /* [batch, H, A] */
@@ -27,7 +24,7 @@ static pi0_status open_session(handler *h, pi0_error *error) {
     o.max_batch = h->options.batch;
     o.max_prompt_tokens = h->info.max_prompt_tokens;
     o.horizon = h->info.horizon;
-    o.num_steps = h->options.num_steps;
+    o.num_steps = h->options.num_steps ? h->options.num_steps : h->info.num_steps;
     return pi0_session_open(&h->session, h->options.engine, &o, error);
 }
 
@@ -50,6 +47,8 @@ pi0_status handler_open(handler **result, const handler_options *options, pi0_er
     h->options = *options;
     h->info = (pi0_policy_info){.struct_size = sizeof h->info};
     pi0_status status = pi0_policy_describe(options->policy, &h->info, error);
+    if (status == PI0_OK)
+        status = recorder_open(&h->recorder, options->record_dir, options->metrics, &h->options.log, error);
     if (status == PI0_OK) status = open_session(h, error);
     if (status == PI0_OK) status = take_buffers(h, error);
     if (status != PI0_OK) {
@@ -74,21 +73,9 @@ void handler_close(handler **handler) {
 
 static size_t noise_count(const handler *h) { return (size_t)h->info.horizon * (size_t)h->info.action_dim; }
 
-/* Writes DIR/NNNNNN<suffix>; a full disk costs the record, not the answer. */
-static void record(handler *h, uint64_t number, const char *suffix, const void *bytes, size_t size) {
-    char path[4096];
-    pi0_error error;
-    if (!h->options.record_dir) return;
-    int length = snprintf(path, sizeof path, "%s/%06llu%s", h->options.record_dir, (unsigned long long)number, suffix);
-    if (length < 0 || (size_t)length >= sizeof path) return;
-    if (file_write(path, bytes, size, &error) == PI0_OK) return;
-    metrics_count(h->options.metrics, METRIC_RECORD_ERRORS);
-    log_message(&h->options.log, PI0_LOG_ERROR, "a request was not recorded: %s", error.message);
-}
-
 void handler_prepare(handler *h, job *j) {
     double begin = clock_ms();
-    record(h, j->record, ".msgpack", j->bytes, j->size);
+    j->record = recorder_request(&h->recorder, j->bytes, j->size);
     pi0_status status = pi0_request_decode(&j->request, j->bytes, j->size, &j->error);
     if (status == PI0_OK) status = pi0_policy_prepare(h->options.policy, j->request, &j->input, &j->error);
     j->failed = status != PI0_OK;
@@ -143,7 +130,7 @@ static void finish(handler *h, job *j, const float *model_actions) {
         error_memory(&j->error, j->response.size, "a response");
         return;
     }
-    record(h, j->record, ".response.msgpack", j->response.bytes, j->response.size);
+    recorder_response(&h->recorder, j->record, j->response.bytes, j->response.size);
 }
 
 void handler_run(handler *h, job *const *jobs, int count) {
@@ -163,7 +150,7 @@ void handler_run(handler *h, job *const *jobs, int count) {
     for (int i = 0; i < count; i++) {
         jobs[i]->infer_ms = infer_ms;
         jobs[i]->batch = count;
-        jobs[i]->failed = status != PI0_OK;
+        jobs[i]->failed = jobs[i]->engine_failed = status != PI0_OK;
         jobs[i]->error = error;
         if (status == PI0_OK) finish(h, jobs[i], h->model_actions + (size_t)i * noise_count(h));
     }

@@ -3,20 +3,20 @@
 #define PI0_SERVE_HANDLER_H
 
 #include "serve/job.h"
-#include "serve/metrics.h"
+#include "serve/recorder.h"
 
 typedef struct handler handler;
 
 typedef struct handler_options {
     pi0_engine *engine; /* borrowed, as is the policy */
     const pi0_policy *policy;
-    int batch; /* most requests of one inference */
-    int num_steps;
-    bool seeded; /* the same noise for every request: normal("noise", seed); else each draws its own */
+    int batch;     /* most requests of one inference */
+    int num_steps; /* 0: the policy's */
+    bool seeded;   /* the same noise for every request: normal("noise", seed); else each draws its own */
     uint64_t seed;
     const char *record_dir; /* NNNNNN.msgpack and NNNNNN.response.msgpack; or NULL */
     metrics *metrics;
-    log_sink log;
+    event_log log;
 } handler_options;
 
 pi0_status handler_open(handler **handler, const handler_options *options, pi0_error *error);

@@ -20,7 +20,7 @@ typedef struct job {
     uint64_t connection;  /* whose it is */
     unsigned char *bytes; /* the message, [size]; owned */
     size_t size;
-    uint64_t record;       /* number under --record-dir */
+    uint64_t record;       /* number under --record-dir; from the preparer */
     double prev_total_ms;  /* of the connection's previous request; negative: this is its first */
     double received_ms;    /* monotonic clock */
     double deadline_ms;    /* monotonic clock: not worth running later */
@@ -30,12 +30,12 @@ typedef struct job {
     pi0_input *input;
     double prepare_ms;
 
-    double infer_ms; /* the model alone */
-    double total_ms; /* transforms included */
-    int batch;       /* how many ran together */
-    bool failed;
-    pi0_error error;      /* where failed */
-    wire_buffer response; /* else: the message to send */
+    double infer_ms;            /* the model alone */
+    double total_ms;            /* transforms included */
+    int batch;                  /* how many ran together */
+    bool failed, engine_failed; /* the request could not be answered; because of the engine */
+    pi0_error error;            /* where failed */
+    wire_buffer response;       /* else: the message to send */
 } job;
 
 /* Takes the bytes over. NULL when there is no memory (then they are still the caller's). */

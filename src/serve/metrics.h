@@ -14,8 +14,10 @@ typedef enum metric_counter {
     METRIC_ERRORS_TIMEOUT, /* the deadline passed */
     METRIC_ERRORS_QUEUE_FULL,
     METRIC_ERRORS_TOO_LARGE, /* message over the limit */
+    METRIC_REFUSED_DRAINING, /* came while the server was shutting down */
     METRIC_ABANDONED,        /* the client left before its answer */
     METRIC_CONNECTIONS,      /* accepted in all */
+    METRIC_IDLE,             /* connections closed because nothing was asked for a long time */
     METRIC_REJECTED_CLIENTS, /* too many clients */
     METRIC_REJECTED_AUTH,    /* wrong or no API key */
     METRIC_REJECTED_ORIGIN,  /* a browser's page from elsewhere */

@@ -50,12 +50,21 @@ static void publish_lengths(scheduler *s) {
     metrics_set(s->options.metrics, METRIC_RUNNING, s->running);
 }
 
-/* Called with the lock held; gives it up for the call. */
+static bool unlink_job(queue *q, const job *j) {
+    for (job **at = &q->first, *before = NULL; *at; before = *at, at = &(*at)->next)
+        if (*at == j) {
+            *at = j->next;
+            if (q->last == j) q->last = before;
+            q->length--;
+            return true;
+        }
+    return false;
+}
+
+/* Called with the lock held; wake does no more than write to a pipe. */
 static void deliver(scheduler *s, job *j) {
     push(&s->done, j);
-    pthread_mutex_unlock(&s->lock);
     s->options.wake(s->options.wake_user);
-    pthread_mutex_lock(&s->lock);
 }
 
 static bool not_wanted(job *j) { return atomic_load(&j->abandoned) || clock_ms() > j->deadline_ms; }
@@ -105,6 +114,7 @@ static int gather(scheduler *s) {
             deliver(s, j);
         } else if (j) {
             s->batch[count++] = j;
+            s->running = count; /* in no queue from here on: scheduler_idle has to know of it */
         } else {
             /* alone and nobody in sight: waiting would only cost time when the window is open for others */
             if (s->options.batch == 1 || s->options.window_ms <= 0 || !count) break;
@@ -121,7 +131,6 @@ static void *run(void *argument) {
         while (!s->ready.first && !s->stopping) pthread_cond_wait(&s->prepared, &s->lock);
         if (s->stopping) break;
         int count = gather(s);
-        s->running = count;
         publish_lengths(s);
         if (!count) continue;
         pthread_mutex_unlock(&s->lock);
@@ -130,8 +139,8 @@ static void *run(void *argument) {
             metrics_observe(s->options.metrics, METRIC_WAIT, (now - s->batch[i]->received_ms) / 1000);
         handler_run(s->options.handler, s->batch, count);
         pthread_mutex_lock(&s->lock);
-        s->running = 0;
         for (int i = 0; i < count; i++) deliver(s, s->batch[i]);
+        s->running = 0;
         publish_lengths(s);
     }
     pthread_mutex_unlock(&s->lock);
@@ -198,6 +207,15 @@ bool scheduler_submit(scheduler *s, job *j) {
     }
     pthread_mutex_unlock(&s->lock);
     return room;
+}
+
+void scheduler_abandon(scheduler *s, job *j) {
+    pthread_mutex_lock(&s->lock);
+    atomic_store(&j->abandoned, true);
+    bool mine = unlink_job(&s->waiting, j) || unlink_job(&s->ready, j);
+    publish_lengths(s);
+    pthread_mutex_unlock(&s->lock);
+    if (mine) job_free(j);
 }
 
 job *scheduler_take(scheduler *s) {

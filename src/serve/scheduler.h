@@ -25,6 +25,9 @@ void scheduler_close(scheduler **scheduler);
 
 /* Takes the job over; false: the queue is full and the job still the caller's. */
 bool scheduler_submit(scheduler *scheduler, job *job);
+/* Nobody waits for this job any more: it gives up its place in the queue at once; if a thread has it in hand, it is
+ * handed out by scheduler_take in the end. The job must have been submitted and not been taken. */
+void scheduler_abandon(scheduler *scheduler, job *job);
 /* The next job that is done, failed or with a response; the caller's from then on. NULL: none. Abandoned jobs are
  * handed out too (with nothing to send), so that the caller can forget them. */
 job *scheduler_take(scheduler *scheduler);

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <netdb.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -10,6 +11,8 @@
 #include "base/clock.h"
 #include "base/memory.h"
 #include "serve/internal.h"
+
+enum { TICK_MS = 50, GOODBYE_MS = 500 };
 
 static int callback(struct lws *wsi, enum lws_callback_reasons reason, void *session, void *in, size_t size) {
     server *s = lws_context_user(lws_get_context(wsi));
@@ -26,7 +29,6 @@ static int callback(struct lws *wsi, enum lws_callback_reasons reason, void *ses
     case LWS_CALLBACK_ESTABLISHED:
     case LWS_CALLBACK_RECEIVE:
     case LWS_CALLBACK_SERVER_WRITEABLE:
-    case LWS_CALLBACK_TIMER:
     case LWS_CALLBACK_CLOSED:
         return connection_event(s, wsi, reason, session, in, size);
     default:
@@ -114,6 +116,7 @@ pi0_status server_open(server **result, const server_options *options, metrics *
 
 void server_close(server **server) {
     if (!*server) return;
+    lws_sul_cancel(&(*server)->tick);
     lws_context_destroy((*server)->context);
     memory_release(*server);
     *server = NULL;
@@ -122,16 +125,41 @@ void server_close(server **server) {
 void server_attach(server *s, scheduler *scheduler) { s->scheduler = scheduler; }
 
 void server_stop(server *s) {
-    s->stopping = 1;
+    atomic_store(&s->stopping, true);
     lws_cancel_service(s->context);
 }
 
 void server_wake(void *s) { lws_cancel_service(((server *)s)->context); }
 
-static bool all_sent(const server *s) {
-    for (const client *c = s->clients; c; c = c->next)
-        if (c->out || c->pending || c->queued) return false;
-    return true;
+/* libwebsockets sleeps until something happens: this happens often enough for every deadline. */
+static void tick(lws_sorted_usec_list_t *sul) {
+    server *s = lws_container_of(sul, server, tick);
+    connection_check_times(s);
+    lws_sul_schedule(s->context, 0, sul, tick, TICK_MS * LWS_US_PER_MS);
+}
+
+static pi0_status serve(server *s, pi0_error *error) {
+    if (lws_service(s->context, 0) >= 0) return PI0_OK;
+    return error_set(error, PI0_ERROR_IO, "the network loop failed");
+}
+
+/* Answers what was asked before, refuses the rest, says goodbye. */
+static pi0_status drain(server *s, pi0_error *error) {
+    double drain_ms = s->options.drain_timeout_s * 1000, begin_ms = clock_ms();
+    s->draining = true;
+    const event_number numbers[] = {{"clients", s->client_count}, {0}};
+    event_write(&s->options.log, PI0_LOG_INFO, "stopping", numbers, "stopping: %d clients, finishing what runs",
+                s->client_count);
+    while (!scheduler_idle(s->scheduler) || !connection_all_sent(s)) {
+        if (clock_ms() - begin_ms > drain_ms)
+            return error_set(error, PI0_ERROR_CANCELLED, "the drain time of %g s ran out with requests unanswered",
+                             s->options.drain_timeout_s);
+        TRY(serve(s, error));
+    }
+    double goodbye_ms = clock_ms() + GOODBYE_MS;
+    connection_close_all(s);
+    while (s->client_count && clock_ms() < goodbye_ms) TRY(serve(s, error));
+    return PI0_OK;
 }
 
 pi0_status server_run(server *s, pi0_error *error) {
@@ -140,17 +168,7 @@ pi0_status server_run(server *s, pi0_error *error) {
         s->options.listening(s->options.listening_user, s->options.host,
                              vhost ? lws_get_vhost_listen_port(vhost) : s->options.port);
     }
-    double give_up_ms = 0;
-    while (true) {
-        if (s->stopping && !s->draining) {
-            s->draining = true;
-            give_up_ms = clock_ms() + s->options.drain_timeout_s * 1000;
-            log_message(&s->options.log, PI0_LOG_INFO, "stopping: %d clients, finishing what runs", s->client_count);
-        }
-        if (s->draining && scheduler_idle(s->scheduler) && all_sent(s)) return PI0_OK;
-        if (s->draining && clock_ms() > give_up_ms)
-            return error_set(error, PI0_ERROR_CANCELLED, "the drain time of %g s ran out with requests unanswered",
-                             s->options.drain_timeout_s);
-        if (lws_service(s->context, 0) < 0) return error_set(error, PI0_ERROR_IO, "the network loop failed");
-    }
+    lws_sul_schedule(s->context, 0, &s->tick, tick, TICK_MS * LWS_US_PER_MS);
+    while (!atomic_load(&s->stopping)) TRY(serve(s, error));
+    return drain(s, error);
 }

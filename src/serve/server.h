@@ -5,8 +5,6 @@
 #ifndef PI0_SERVE_SERVER_H
 #define PI0_SERVE_SERVER_H
 
-#include <signal.h>
-
 #include "serve/scheduler.h"
 
 typedef struct server_options {
@@ -21,8 +19,7 @@ typedef struct server_options {
     double drain_timeout_s;
     const char *tls_cert, *tls_key; /* PEM files, or NULL both: plain TCP */
     const char *api_key;            /* asked for as `Authorization: Api-Key KEY`; NULL: nobody is asked */
-    bool record;                    /* number requests for --record-dir */
-    log_sink log;
+    event_log log;
     void (*listening)(void *user, const char *host, int port); /* once clients can connect; or NULL */
     void *listening_user;
 } server_options;
@@ -36,7 +33,7 @@ void server_attach(server *server, scheduler *scheduler);
 /* Serves until server_stop; then refuses what is new, finishes what runs, and returns PI0_OK, or PI0_ERROR_CANCELLED
  * when the drain time ran out before that. */
 pi0_status server_run(server *server, pi0_error *error);
-/* From any thread or a signal handler. */
+/* From any thread. */
 void server_stop(server *server);
 /* From any thread: scheduler_take has something. Has the type of scheduler_options.wake. */
 void server_wake(void *server);
