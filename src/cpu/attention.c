@@ -82,6 +82,8 @@ static void attend(const ops *context, const attention_job *job, int kv_head, in
     const float *keys = job->keys + (size_t)kv_head * job->key_panels * shape->head_dim * job->width;
     const float *values = job->values + (size_t)kv_head * shape->keys * job->value_columns;
 
+    const void *const nothing_ahead[2] = {queries, queries};
+
     for (int i = first; i < last; i++) {
         float *to = queries + (i - first) / tile_rows * rows_floats + (size_t)((i - first) % tile_rows) * ROW_STRIDE;
         kernels->copy_rows(to, job->q, context->storage, query_at(job, kv_head, i), 0, 1, shape->head_dim);
@@ -92,7 +94,7 @@ static void attend(const ops *context, const attention_job *job, int kv_head, in
             int rows = last - first - tile * tile_rows < tile_rows ? last - first - tile * tile_rows : tile_rows;
             kernels->tile(scores + tile * tile_floats + key / BLOCK_K * rows_floats + key % BLOCK_K, ROW_STRIDE,
                           queries + tile * rows_floats, keys + (size_t)panel * shape->head_dim * job->width,
-                          shape->head_dim, rows, vectors, true);
+                          shape->head_dim, rows, vectors, true, nothing_ahead);
         }
     }
     for (int tile = 0; tile < tiles; tile++) {
@@ -108,7 +110,7 @@ static void attend(const ops *context, const attention_job *job, int kv_head, in
             for (int key = 0; key < shape->keys; key += BLOCK_K) {
                 int k = shape->keys - key < BLOCK_K ? shape->keys - key : BLOCK_K;
                 kernels->tile(result, (size_t)width, weights + key / BLOCK_K * rows_floats, panel + (size_t)key * width,
-                              k, rows, width / kernels->lanes, key == 0);
+                              k, rows, width / kernels->lanes, key == 0, nothing_ahead);
             }
             for (int r = 0; r < rows; r++)
                 kernels->put_scaled(job->out, context->storage, query_at(job, kv_head, begin + r) + column,

@@ -37,9 +37,10 @@ typedef struct tile_target {
 typedef struct kernels {
     int lanes, tile_rows;
 
-    /* c[rows][c_stride] (+)= x rows * panel; vectors: 1 or 2 vectors of columns; first: = instead of += */
+    /* c[rows][c_stride] (+)= x rows * panel; vectors: 1 or 2 vectors of columns; first: = instead of +=. Meanwhile
+     * fetches k float32 from each of two addresses into L2. */
     void (*tile)(float *c, size_t c_stride, const float *x, const float *panel, int k, int rows, int vectors,
-                 bool first);
+                 bool first, const void *const ahead[2]);
     /* Fills one vector of columns of a panel of `width` columns: panel[i * width + j] = w[j * stride + i] for j < rows
      * (rows <= lanes, zeros above), i < k. w: bf16 or float32, maybe unaligned. */
     void (*pack)(float *panel, int width, const void *w, tensor_dtype dtype, size_t stride, int rows, int k);
@@ -70,6 +71,8 @@ typedef struct kernels {
     /* out[first + i] = values[i] * factor */
     void (*put_scaled)(operand *out, operand_storage storage, size_t first, const float *values, float factor,
                        int count);
+    /* out[first + i] = a[i] * b[i] */
+    void (*put_product)(operand *out, operand_storage storage, size_t first, const float *a, const float *b, int count);
 
     void (*convert)(operand *out, operand_storage to, const operand *in, operand_storage from, size_t first,
                     size_t count);

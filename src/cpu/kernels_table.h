@@ -12,6 +12,7 @@ const kernels KERNELS = {
     .skinny_spread = skinny_spread,
     .softmax = softmax,
     .put_scaled = put_scaled,
+    .put_product = put_product,
     .convert = convert,
     .layer_norm = layer_norm,
     .rms_norm = rms_norm,

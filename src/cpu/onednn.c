@@ -13,11 +13,11 @@
 
 enum {
     CACHE_SIZE = 256,       /* primitives; the one unused longest makes room */
-    GATED_COLUMNS = 2048,   /* gelu(gate) of so many columns is made at once, to be in cache when up comes */
+    GATED_COLUMNS = 1024,   /* gate and up of so many columns are made at once, to be in cache when multiplied */
     SCORE_FLOATS = 1 << 20, /* attention scores made at once */
 };
 
-typedef enum after { AFTER_NOTHING, AFTER_ADD, AFTER_GELU, AFTER_MULTIPLY } after;
+typedef enum after { AFTER_NOTHING, AFTER_ADD, AFTER_GELU } after;
 
 /* y[b][m][n] = sum over k of x[b][m][k] * w[b][k][n]; strides in elements; k of x and n of y are contiguous. */
 typedef struct product_shape {
@@ -25,7 +25,6 @@ typedef struct product_shape {
     int64_t x_batch, x_row;
     int64_t w_batch, w_k, w_n;
     int64_t y_batch, y_row;
-    int64_t factor_row; /* AFTER_MULTIPLY: distance of rows of the float32 matrix that multiplies y */
     int32_t after, has_bias, y_bf16, unused;
 } product_shape;
 
@@ -33,7 +32,7 @@ typedef struct cached_product {
     product_shape shape;
     uint64_t last_used; /* 0: empty */
     dnnl_primitive_t primitive;
-    dnnl_memory_t x, w, y, bias, factor, scratch;
+    dnnl_memory_t x, w, y, bias, scratch;
 } cached_product;
 
 struct onednn {
@@ -42,13 +41,13 @@ struct onednn {
     uint64_t clock;
     void *scratch; /* what the hungriest primitive wants */
     size_t scratch_bytes;
-    float *scores; /* [SCORE_FLOATS], then as many bf16 probabilities; also gelu(gate) of ops_linear_gated */
+    float *scores; /* [SCORE_FLOATS], then as many bf16 probabilities; also gate and up of ops_linear_gated */
     size_t scores_floats;
     cached_product cache[CACHE_SIZE];
 };
 
 static void forget(cached_product *entry) {
-    dnnl_memory_t memories[] = {entry->x, entry->w, entry->y, entry->bias, entry->factor, entry->scratch};
+    dnnl_memory_t memories[] = {entry->x, entry->w, entry->y, entry->bias, entry->scratch};
     for (size_t i = 0; i < sizeof memories / sizeof *memories; i++)
         if (memories[i]) dnnl_memory_destroy(memories[i]);
     if (entry->primitive) dnnl_primitive_destroy(entry->primitive);
@@ -66,16 +65,12 @@ static bool describe(dnnl_memory_desc_t *desc, dnnl_data_type_t type, int64_t ba
 
 static bool make_attributes(dnnl_primitive_attr_t *attr, const product_shape *s) {
     dnnl_post_ops_t post = NULL;
-    dnnl_memory_desc_t factor;
     if (dnnl_primitive_attr_create(attr) != dnnl_success) return false;
     bool ok = dnnl_primitive_attr_set_scratchpad_mode(*attr, dnnl_scratchpad_mode_user) == dnnl_success &&
               dnnl_post_ops_create(&post) == dnnl_success;
     if (ok && s->after == AFTER_ADD) ok = dnnl_post_ops_append_sum(post, 1) == dnnl_success;
     if (ok && s->after == AFTER_GELU)
         ok = dnnl_post_ops_append_eltwise(post, 1, dnnl_eltwise_gelu_tanh, 0, 0) == dnnl_success;
-    if (ok && s->after == AFTER_MULTIPLY)
-        ok = describe(&factor, dnnl_f32, 1, s->m, s->n, 0, s->factor_row, 1) &&
-             dnnl_post_ops_append_binary(post, dnnl_binary_mul, &factor) == dnnl_success;
     ok = ok && dnnl_primitive_attr_set_post_ops(*attr, post) == dnnl_success;
     if (post) dnnl_post_ops_destroy(post);
     return ok;
@@ -98,8 +93,15 @@ static bool make_scratch(struct onednn *onednn, cached_product *entry, const_dnn
     return true;
 }
 
+/* The reference implementation is there for every shape and hundreds of times too slow for any. */
+static bool is_fast(const_dnnl_primitive_desc_t desc) {
+    const char *name = NULL;
+    return dnnl_primitive_desc_query(desc, dnnl_query_impl_info_str, 0, &name) == dnnl_success && name &&
+           strncmp(name, "ref", 3) != 0;
+}
+
 static bool make_product(struct onednn *onednn, cached_product *entry, const product_shape *s) {
-    dnnl_memory_desc_t x, w, y, bias = {0}, factor;
+    dnnl_memory_desc_t x, w, y, bias = {0};
     dnnl_matmul_desc_t matmul;
     dnnl_primitive_attr_t attr = NULL;
     dnnl_primitive_desc_t desc = NULL;
@@ -109,13 +111,10 @@ static bool make_product(struct onednn *onednn, cached_product *entry, const pro
               describe(&y, s->y_bf16 ? dnnl_bf16 : dnnl_f32, s->batch, s->m, s->n, s->y_batch, s->y_row, 1) &&
               (!s->has_bias || describe(&bias, dnnl_f32, 1, 1, s->n, 0, s->n, 1)) && make_attributes(&attr, s) &&
               dnnl_matmul_desc_init(&matmul, &x, &w, s->has_bias ? &bias : NULL, &y) == dnnl_success &&
-              dnnl_primitive_desc_create(&desc, &matmul, attr, onednn->engine, NULL) == dnnl_success &&
+              dnnl_primitive_desc_create(&desc, &matmul, attr, onednn->engine, NULL) == dnnl_success && is_fast(desc) &&
               dnnl_primitive_create(&entry->primitive, desc) == dnnl_success && make_memory(onednn, &entry->x, &x) &&
               make_memory(onednn, &entry->w, &w) && make_memory(onednn, &entry->y, &y) &&
               (!s->has_bias || make_memory(onednn, &entry->bias, &bias)) && make_scratch(onednn, entry, desc);
-    if (ok && s->after == AFTER_MULTIPLY)
-        ok = describe(&factor, dnnl_f32, 1, s->m, s->n, 0, s->factor_row, 1) &&
-             make_memory(onednn, &entry->factor, &factor);
     if (attr) dnnl_primitive_attr_destroy(attr);
     if (desc) dnnl_primitive_desc_destroy(desc);
     if (!ok) forget(entry);
@@ -142,8 +141,8 @@ static cached_product *find_product(struct onednn *onednn, const product_shape *
 static void *handle(const void *pointer) { return (void *)(uintptr_t)pointer; }
 
 /* False, with nothing done, where oneDNN refuses. */
-static bool multiply(ops *context, const product_shape *shape, void *y, const void *x, const void *w, const float *bias,
-                     const float *factor) {
+static bool multiply(ops *context, const product_shape *shape, void *y, const void *x, const void *w,
+                     const float *bias) {
     struct onednn *onednn = context->onednn;
     /* oneDNN uses as many threads as OpenMP would give the caller, when it makes a primitive and when it runs it. */
     int threads_before = omp_get_max_threads();
@@ -151,7 +150,7 @@ static bool multiply(ops *context, const product_shape *shape, void *y, const vo
     cached_product *entry = find_product(onednn, shape);
     bool ok = false;
     if (entry) {
-        dnnl_exec_arg_t arguments[6] = {
+        dnnl_exec_arg_t arguments[5] = {
             {DNNL_ARG_SRC, entry->x},
             {DNNL_ARG_WEIGHTS, entry->w},
             {DNNL_ARG_DST, entry->y},
@@ -165,10 +164,6 @@ static bool multiply(ops *context, const product_shape *shape, void *y, const vo
         if (ok && bias) {
             ok = dnnl_memory_set_data_handle(entry->bias, handle(bias)) == dnnl_success;
             arguments[count++] = (dnnl_exec_arg_t){DNNL_ARG_BIAS, entry->bias};
-        }
-        if (ok && factor) {
-            ok = dnnl_memory_set_data_handle(entry->factor, handle(factor)) == dnnl_success;
-            arguments[count++] = (dnnl_exec_arg_t){DNNL_ARG_ATTR_MULTIPLE_POST_OP(0) | DNNL_ARG_SRC_1, entry->factor};
         }
         ok = ok && dnnl_primitive_execute(entry->primitive, onednn->stream, count, arguments) == dnnl_success &&
              dnnl_stream_wait(onednn->stream) == dnnl_success;
@@ -196,7 +191,7 @@ static product_shape linear_shape(const weight *w, int rows, int columns, int y_
 static void linear(ops *context, float *y, const operand *x, const weight *w, const float *bias, int rows, bool add) {
     if (suits(w, rows)) {
         product_shape shape = linear_shape(w, rows, w->rows, w->rows, add ? AFTER_ADD : AFTER_NOTHING, bias, false);
-        if (multiply(context, &shape, y, x, w->data, bias, NULL)) return;
+        if (multiply(context, &shape, y, x, w->data, bias)) return;
     }
     product_linear(context, y, x, w, bias, rows, add);
 }
@@ -213,24 +208,29 @@ static void linear_many(ops *context, float *const *y, const operand *x, const w
 static void linear_gelu(ops *context, operand *out, const operand *x, const weight *fc1, const float *bias, int rows) {
     if (suits(fc1, rows)) {
         product_shape shape = linear_shape(fc1, rows, fc1->rows, fc1->rows, AFTER_GELU, bias, true);
-        if (multiply(context, &shape, out, x, fc1->data, bias, NULL)) return;
+        if (multiply(context, &shape, out, x, fc1->data, bias)) return;
     }
     product_linear_gelu(context, out, x, fc1, bias, rows);
 }
 
 static void linear_gated(ops *context, operand *out, const operand *x, const weight *gate, const weight *up, int rows) {
-    float *gated = context->onednn->scores;
-    size_t fitting = context->onednn->scores_floats / (size_t)(rows > 0 ? rows : 1);
+    struct onednn *onednn = context->onednn;
+    size_t fitting = onednn->scores_floats / 2 / (size_t)(rows > 0 ? rows : 1);
     int at_once = fitting < GATED_COLUMNS ? (int)(fitting / 32 * 32) : GATED_COLUMNS;
+    float *gates = onednn->scores, *ups = onednn->scores + onednn->scores_floats / 2;
     bool ok = suits(gate, rows) && suits(up, rows) && at_once > 0;
     for (int first = 0; ok && first < gate->rows; first += at_once) {
         int columns = gate->rows - first < at_once ? gate->rows - first : at_once;
         size_t offset = (size_t)first * gate->cols;
         product_shape gate_shape = linear_shape(gate, rows, columns, columns, AFTER_GELU, false, false);
-        product_shape up_shape = linear_shape(up, rows, columns, gate->rows, AFTER_MULTIPLY, false, true);
-        up_shape.factor_row = columns;
-        ok = multiply(context, &gate_shape, gated, x, (const bf16 *)gate->data + offset, NULL, NULL) &&
-             multiply(context, &up_shape, (bf16 *)out + first, x, (const bf16 *)up->data + offset, NULL, gated);
+        product_shape up_shape = linear_shape(up, rows, columns, columns, AFTER_NOTHING, false, false);
+        ok = multiply(context, &gate_shape, gates, x, (const bf16 *)gate->data + offset, NULL) &&
+             multiply(context, &up_shape, ups, x, (const bf16 *)up->data + offset, NULL);
+        if (!ok) break;
+#pragma omp parallel for schedule(static) num_threads(context->threads)
+        for (int row = 0; row < rows; row++)
+            context->kernels->put_product(out, context->storage, (size_t)row * gate->rows + first,
+                                          gates + (size_t)row * columns, ups + (size_t)row * columns, columns);
     }
     if (!ok) product_linear_gated(context, out, x, gate, up, rows);
 }
@@ -266,7 +266,7 @@ static void attention(ops *context, operand *out, const operand *q, const operan
             score.x_batch = value.y_batch = score.w_batch = value.w_batch = head_dim;
             score.y_batch = value.x_batch = m * stride;
         }
-        ok = multiply(context, &score, scores, (const bf16 *)q + first * q_row, k, NULL, NULL);
+        ok = multiply(context, &score, scores, (const bf16 *)q + first * q_row, k, NULL);
         if (!ok) break;
 #pragma omp parallel for schedule(static) num_threads(context->threads)
         for (int64_t row = 0; row < batch * m; row++) {
@@ -274,7 +274,7 @@ static void attention(ops *context, operand *out, const operand *q, const operan
             float factor = kernels->softmax(at, BLOCK_K, shape->keys, shape->scale, shape->key_mask);
             kernels->put_scaled((operand *)weights, OPERAND_BF16, (size_t)(row * stride), at, factor, shape->keys);
         }
-        ok = multiply(context, &value, (bf16 *)out + first * q_row, weights, v, NULL, NULL);
+        ok = multiply(context, &value, (bf16 *)out + first * q_row, weights, v, NULL);
     }
     if (!ok) attention_run(context, out, q, k, v, shape);
 }
@@ -292,7 +292,7 @@ pi0_status onednn_open(ops *context, pi0_error *error) {
     if (!onednn) return error_memory(error, sizeof *onednn, "oneDNN primitives");
     context->onednn = onednn;
     size_t keys = ((size_t)context->options.max_keys + 31) / 32 * 32, heads = (size_t)context->options.max_heads;
-    size_t most = (size_t)context->options.max_rows * GATED_COLUMNS;
+    size_t most = (size_t)context->options.max_rows * GATED_COLUMNS * 2;
     onednn->scores_floats = SCORE_FLOATS > keys * heads ? SCORE_FLOATS : keys * heads;
     if (most < onednn->scores_floats) most = onednn->scores_floats;
     onednn->scores_floats = most < 4 * (size_t)SCORE_FLOATS ? most : 4 * (size_t)SCORE_FLOATS;

@@ -1,5 +1,6 @@
 /* The context of the CPU ops: scratch memory, choice of variants, and the public ops, which time themselves. */
 #include <omp.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -20,6 +21,15 @@ static void size_scratch(ops *context) {
     }
     context->thread_scratch_bytes = round_up(own);
     context->scratch_bytes = context->thread_scratch_bytes * context->threads + round_up(shared);
+}
+
+/* Panels of weights and sums lie in megabytes: with pages of 4 KB their translations alone would overflow the TLB.
+ * Where the system does not give large pages nothing changes. */
+static void ask_for_large_pages(void *memory, size_t bytes) {
+    enum { LARGE_PAGE = 2 << 20 };
+    uintptr_t from = ((uintptr_t)memory + LARGE_PAGE - 1) / LARGE_PAGE * LARGE_PAGE;
+    uintptr_t to = ((uintptr_t)memory + bytes) / LARGE_PAGE * LARGE_PAGE;
+    if (to > from) madvise((void *)from, to - from, MADV_HUGEPAGE);
 }
 
 static size_t cache_bytes(int name, size_t fallback, size_t highest) {
@@ -63,7 +73,10 @@ pi0_status ops_open(ops **context, const ops_options *options, pi0_error *error)
     size_scratch(opened);
     opened->scratch = memory_allocate(opened->scratch_bytes);
     pi0_status status = PI0_OK;
-    if (!opened->scratch) status = error_memory(error, opened->scratch_bytes, "CPU scratch memory");
+    if (!opened->scratch)
+        status = error_memory(error, opened->scratch_bytes, "CPU scratch memory");
+    else
+        ask_for_large_pages(opened->scratch, opened->scratch_bytes);
 #ifdef PI0_WITH_ONEDNN
     bool multiplies_bf16 = options->isa >= CPU_ISA_AVX512_BF16 || (options->emulate_bf16 && best >= CPU_ISA_AVX512);
     if (status == PI0_OK && options->precision == PI0_PRECISION_BF16 && multiplies_bf16)

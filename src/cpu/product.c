@@ -96,6 +96,11 @@ static void pack_panel(const kernels *kernels, float *panel, const product *p, c
     }
 }
 
+static const void *operand_address(const product *p, int row, int k) {
+    size_t size = p->storage == OPERAND_BF16 ? sizeof(bf16) : sizeof(float);
+    return (const unsigned char *)p->x + ((size_t)row * p->k + k) * size;
+}
+
 /* Panels [first_panel, last_panel) times rows [first_row, last_row). */
 static void multiply_tiles(const ops *context, const product *p, unsigned char *scratch, int first_panel,
                            int last_panel, int first_row, int last_row) {
@@ -121,8 +126,14 @@ static void multiply_tiles(const ops *context, const product *p, unsigned char *
             for (int i = first_panel; i < last_panel; i++, tile += tile_floats) {
                 column_range range = piece(p, panel_width, i);
                 int vectors = p->gated || range.columns > lanes ? 2 : 1;
+                const void *ahead[2] = {x_rows, x_rows};
+                for (int j = 0; j < 2; j++) {
+                    int next = row + rows + (i - first_panel) + j * (last_panel - first_panel);
+                    if (next < last_row && next < row + rows + kernels->tile_rows)
+                        ahead[j] = operand_address(p, next, first_k);
+                }
                 kernels->tile(tile, (size_t)vectors * lanes, x_rows, panels + (i - first_panel) * panel_floats, k, rows,
-                              vectors, first_k == 0);
+                              vectors, first_k == 0, ahead);
                 if (!last) continue;
                 tile_target target = target_of(context, p, &range, row);
                 kernels->finish(&target, tile, (size_t)vectors * lanes, rows, range.columns);

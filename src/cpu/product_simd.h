@@ -34,7 +34,7 @@ ALWAYS_INLINE int lanes_left(size_t done, size_t count) { return count - done < 
 
 /* All sums stay in registers: 14 x 2 of 32 with AVX-512, 6 x 2 of 16 with AVX2. rows and vectors are constants. */
 ALWAYS_INLINE void tile_product(float *c, size_t c_stride, const float *x, const float *panel, int k, const int rows,
-                                const int vectors, bool first) {
+                                const int vectors, bool first, const void *const ahead[2]) {
     vec sums[MAX_TILE_ROWS][2];
     for (int r = 0; r < rows; r++) {
         for (int v = 0; v < vectors; v++) {
@@ -43,12 +43,12 @@ ALWAYS_INLINE void tile_product(float *c, size_t c_stride, const float *x, const
             sums[r][v] = vec_zero();
         }
     }
+    const char *next = ahead[0], *after_next = ahead[1];
     for (int i = 0; i < k; i++) {
         vec columns[2];
-        for (int v = 0; v < vectors; v++) {
-            columns[v] = vec_load(panel + v * LANES);
-            _mm_prefetch((const char *)(panel + (v + 16) * LANES), _MM_HINT_T0);
-        }
+        for (int v = 0; v < vectors; v++) columns[v] = vec_load(panel + v * LANES);
+        _mm_prefetch((const char *)(panel + 16 * LANES), _MM_HINT_T0);
+        _mm_prefetch((i & 1 ? after_next : next) + (size_t)i * sizeof(float), _MM_HINT_T1);
         for (int r = 0; r < rows; r++) {
             vec row = vec_all(x[r * ROW_STRIDE + i]);
             for (int v = 0; v < vectors; v++) sums[r][v] = vec_fma(row, columns[v], sums[r][v]);
@@ -65,11 +65,11 @@ ALWAYS_INLINE void tile_product(float *c, size_t c_stride, const float *x, const
 
 #define TILE(n)                                                                                                        \
     static void tile_##n(float *c, size_t c_stride, const float *x, const float *panel, int k, int vectors,            \
-                         bool first) {                                                                                 \
+                         bool first, const void *const ahead[2]) {                                                     \
         if (vectors == 2)                                                                                              \
-            tile_product(c, c_stride, x, panel, k, n, 2, first);                                                       \
+            tile_product(c, c_stride, x, panel, k, n, 2, first, ahead);                                                \
         else                                                                                                           \
-            tile_product(c, c_stride, x, panel, k, n, 1, first);                                                       \
+            tile_product(c, c_stride, x, panel, k, n, 1, first, ahead);                                                \
     }
 TILE(1)
 TILE(2)
@@ -89,14 +89,15 @@ TILE(14)
 #endif
 
 static void tile(float *c, size_t c_stride, const float *x, const float *panel, int k, int rows, int vectors,
-                 bool first) {
-    static void (*const by_rows[])(float *, size_t, const float *, const float *, int, int, bool) = {
+                 bool first, const void *const ahead[2]) {
+    static void (*const by_rows[])(float *, size_t, const float *, const float *, int, int, bool,
+                                   const void *const[2]) = {
         tile_1, tile_2, tile_3, tile_4,  tile_5,  tile_6,
 #if defined(__AVX512F__)
         tile_7, tile_8, tile_9, tile_10, tile_11, tile_12, tile_13, tile_14,
 #endif
     };
-    by_rows[rows - 1](c, c_stride, x, panel, k, vectors, first);
+    by_rows[rows - 1](c, c_stride, x, panel, k, vectors, first, ahead);
 }
 
 static void pack(float *panel, int width, const void *w, tensor_dtype dtype, size_t stride, int rows, int k) {
@@ -238,14 +239,10 @@ ALWAYS_INLINE void skinny_columns(float *sums, const float *x, int k, const void
         skinny_step(partial, x + (size_t)whole * rows, rest, 2 * LANES, rows, columns, halves);
     }
     for (int s = 0; s < rows * columns; s += LANES) {
-        vec block[LANES];
-        int count = rows * columns - s < LANES ? rows * columns - s : LANES;
-        for (int j = 0; j < LANES; j++) block[j] = j < count ? partial[s + j] : vec_zero();
-        vec_transpose(block);
-        for (int width = LANES / 2; width > 0; width /= 2)
-            for (int j = 0; j < width; j++) block[j] = vec_add(block[j], block[j + width]);
-        if (!first) block[0] = vec_add(block[0], vec_load_first(sums + s, count));
-        vec_store_first(sums + s, block[0], count);
+        const int count = rows * columns - s < LANES ? rows * columns - s : LANES;
+        vec totals = vec_sums(partial + s, count);
+        if (!first) totals = vec_add(totals, vec_load_first(sums + s, count));
+        vec_store_first(sums + s, totals, count);
     }
 }
 

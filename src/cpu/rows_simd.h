@@ -39,6 +39,14 @@ static void put_scaled(operand *out, operand_storage storage, size_t first, cons
     }
 }
 
+static void put_product(operand *out, operand_storage storage, size_t first, const float *a, const float *b,
+                        int count) {
+    for (int i = 0; i < count; i += LANES) {
+        int some = lanes_left(i, count);
+        put(storage, out, first + i, vec_mul(vec_load_first(a + i, some), vec_load_first(b + i, some)), some);
+    }
+}
+
 static void convert(operand *out, operand_storage to, const operand *in, operand_storage from, size_t first,
                     size_t count) {
     for (size_t i = 0; i < count; i += LANES) {

@@ -90,6 +90,27 @@ static inline vec vec_odds(vec a, vec b) {
     return _mm512_permutex2var_ps(a, pick, b);
 }
 
+/* Lane i of the result: the sum over the lanes of block[i]; `count` of them, the rest taken as 0. Halves are folded
+ * onto each other until each vector has become one lane. */
+static inline vec vec_sums(const vec block[LANES], const int count) {
+    const veci order = _mm512_setr_epi32(0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15);
+    vec a[8], b[4], c[2];
+    for (int i = 0; i < 8; i++) {
+        vec low = i < count ? block[i] : vec_zero(), high = i + 8 < count ? block[i + 8] : vec_zero();
+        a[i] = i < count ? _mm512_add_ps(_mm512_shuffle_f32x4(low, high, 0x44), _mm512_shuffle_f32x4(low, high, 0xee))
+                         : vec_zero();
+    }
+    for (int i = 0; i < 4; i++)
+        b[i] = _mm512_add_ps(_mm512_shuffle_f32x4(a[i], a[i + 4], 0x88), _mm512_shuffle_f32x4(a[i], a[i + 4], 0xdd));
+    for (int i = 0; i < 2; i++) {
+        __m512d low = _mm512_castps_pd(b[i]), high = _mm512_castps_pd(b[i + 2]);
+        c[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(low, high)),
+                             _mm512_castpd_ps(_mm512_unpackhi_pd(low, high)));
+    }
+    vec sums = _mm512_add_ps(_mm512_shuffle_ps(c[0], c[1], 0x88), _mm512_shuffle_ps(c[0], c[1], 0xdd));
+    return _mm512_permutexvar_ps(order, sums);
+}
+
 /* 16 x 16 transpose in place. */
 static inline void vec_transpose(vec r[LANES]) {
     __m512d d[LANES];
@@ -225,6 +246,26 @@ static inline vec vec_evens(vec a, vec b) {
 static inline vec vec_odds(vec a, vec b) {
     __m256d pairs = _mm256_castps_pd(_mm256_shuffle_ps(a, b, 0xdd));
     return _mm256_castpd_ps(_mm256_permute4x64_pd(pairs, 0xd8));
+}
+
+/* Lane i of the result: the sum over the lanes of block[i]; `count` of them, the rest taken as 0. Halves are folded
+ * onto each other until each vector has become one lane. */
+static inline vec vec_sums(const vec block[LANES], const int count) {
+    const veci order = _mm256_setr_epi32(0, 2, 1, 3, 4, 6, 5, 7);
+    vec a[4], b[2];
+    for (int i = 0; i < 4; i++) {
+        vec low = i < count ? block[i] : vec_zero(), high = i + 4 < count ? block[i + 4] : vec_zero();
+        a[i] = i < count
+                   ? _mm256_add_ps(_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31))
+                   : vec_zero();
+    }
+    for (int i = 0; i < 2; i++) {
+        __m256d low = _mm256_castps_pd(a[i]), high = _mm256_castps_pd(a[i + 2]);
+        b[i] = _mm256_add_ps(_mm256_castpd_ps(_mm256_unpacklo_pd(low, high)),
+                             _mm256_castpd_ps(_mm256_unpackhi_pd(low, high)));
+    }
+    vec sums = _mm256_add_ps(_mm256_shuffle_ps(b[0], b[1], 0x88), _mm256_shuffle_ps(b[0], b[1], 0xdd));
+    return _mm256_permutevar8x32_ps(sums, order);
 }
 
 /* 8 x 8 transpose in place. */
