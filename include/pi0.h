@@ -116,6 +116,15 @@ typedef enum pi0_kernels { PI0_KERNELS_AUTO, PI0_KERNELS_PORTABLE } pi0_kernels;
 typedef enum pi0_gemm { PI0_GEMM_AUTO, PI0_GEMM_CUBLASLT, PI0_GEMM_OWN } pi0_gemm;
 typedef enum pi0_attention { PI0_ATTENTION_AUTO, PI0_ATTENTION_NAIVE } pi0_attention;
 
+/* Options that not every backend has a choice for; one that it lacks is refused unless it is left at its default. */
+enum {
+    PI0_CHOICE_GEMM = 1,      /* pi0_engine_options.gemm */
+    PI0_CHOICE_ATTENTION = 2, /* .attention */
+    PI0_CHOICE_FUSE_QKV = 4,  /* .fuse_qkv */
+    PI0_CHOICE_GRAPH = 8,     /* pi0_session_options.graph; ignored where there is no such choice */
+    PI0_CHOICE_TRACE = 16,    /* pi0_session_options.trace */
+};
+
 typedef struct pi0_engine_options {
     size_t struct_size;
     const char *checkpoint; /* directory (openpi or lerobot layout), or "synthetic[:SEED]"; default "synthetic:1" */
@@ -159,12 +168,49 @@ typedef struct pi0_engine_info {
     char device_arch[64];    /* "sm_90", "avx512" */
     char layout[16];         /* "openpi", "lerobot" or "synthetic" */
     int64_t weights_bytes;   /* memory that holds the weights, mapped pages included */
+    unsigned choices;        /* PI0_CHOICE_*: which options the backend has an alternative for */
 } pi0_engine_info;
 
 /* Set info->struct_size first. */
 PI0_API pi0_status pi0_engine_describe(const pi0_engine *engine, pi0_engine_info *info, pi0_error *error);
 
 /* ---- session ----------------------------------------------------------------------------------------------------- */
+
+/* One thing that took time during an inference. */
+typedef enum pi0_trace_kind {
+    PI0_TRACE_INFERENCE, /* these five nest: an inference has stages, they have layers, Diffusion has steps of layers */
+    PI0_TRACE_STAGE,
+    PI0_TRACE_STEP,
+    PI0_TRACE_LAYER,
+    PI0_TRACE_OP,     /* a range around several kernels */
+    PI0_TRACE_KERNEL, /* what does the work: a GPU's kernel, one op of the CPU backend */
+    PI0_TRACE_COPY,   /* between host and device, or on it */
+    PI0_TRACE_API,    /* a call on the host's side */
+    PI0_TRACE_THREAD, /* a CPU thread's part of a kernel */
+    PI0_TRACE_KIND_COUNT
+} pi0_trace_kind;
+
+typedef struct pi0_trace_value {
+    const char *name; /* "rows", "k", "n", "bytes", "flops", "grid", .. */
+    double number;
+    const char *text; /* in place of the number, or NULL */
+} pi0_trace_value;
+
+typedef struct pi0_trace_event {
+    size_t struct_size;
+    pi0_trace_kind kind;
+    const char *category; /* in trace files; NULL: after its kind */
+    const char *name;
+    int track;                    /* stream; of API and THREAD: the thread */
+    double start_us, duration_us; /* start on one clock for all events, in microseconds */
+    uint64_t flow;                /* an arrow goes from the first event with this number to each other one; 0: none */
+    const pi0_trace_value *values;
+    int value_count;
+} pi0_trace_event;
+
+/* Strings and values live as long as the call. Comes from the thread that is in pi0_session_infer; a range may come
+ * after what it contains. */
+typedef void (*pi0_trace_function)(void *user, const pi0_trace_event *event);
 
 typedef struct pi0_session_options {
     size_t struct_size;
@@ -179,6 +225,8 @@ typedef struct pi0_session_options {
     bool graph;       /* GPU: one graph launch per inference; default true */
     bool record;      /* keep stage results for pi0_session_read; default false */
     bool profile;     /* fill the op table of pi0_timings; default false */
+    pi0_trace_function trace; /* told everything that an inference did; default NULL, which costs nothing */
+    void *trace_user;
 } pi0_session_options;
 
 typedef struct pi0_session pi0_session;

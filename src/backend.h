@@ -53,6 +53,8 @@ typedef struct backend {
     /* See pi0_session_read. */
     pi0_status (*read)(const backend_session *session, const char *name, int index, float *values, size_t capacity,
                        size_t *count, pi0_error *error);
+
+    unsigned choices; /* PI0_CHOICE_*: pi0.c refuses the others */
 } backend;
 
 extern const backend cpu_backend;

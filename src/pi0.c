@@ -136,9 +136,19 @@ static pi0_status check_engine_options(const pi0_engine_options *o, pi0_error *e
         return error_set(error, PI0_ERROR_ARGUMENT, "threads is %d, expected 0 (all) to 4096", o->threads);
     if (o->device < 0) return error_set(error, PI0_ERROR_ARGUMENT, "device is %d, expected 0 or more", o->device);
     if ((unsigned)o->precision > PI0_PRECISION_FP8 || (unsigned)o->rope > PI0_ROPE_OPENPI_TORCH_BF16 ||
-        (unsigned)o->model > PI0_MODEL_TINY_PI05 || (unsigned)o->kernels > PI0_KERNELS_PORTABLE)
+        (unsigned)o->model > PI0_MODEL_TINY_PI05 || (unsigned)o->kernels > PI0_KERNELS_PORTABLE ||
+        (unsigned)o->gemm > PI0_GEMM_OWN || (unsigned)o->attention > PI0_ATTENTION_NAIVE)
         return error_set(error, PI0_ERROR_ARGUMENT, "an engine option has a value outside its enumeration");
     return PI0_OK;
+}
+
+static pi0_status check_choices(const backend *backend, const pi0_engine_options *o, pi0_error *error) {
+    const char *name = NULL;
+    if (o->gemm != PI0_GEMM_AUTO && !(backend->choices & PI0_CHOICE_GEMM)) name = "matrix products (gemm)";
+    if (o->attention != PI0_ATTENTION_AUTO && !(backend->choices & PI0_CHOICE_ATTENTION)) name = "attention";
+    if (!o->fuse_qkv && !(backend->choices & PI0_CHOICE_FUSE_QKV)) name = "query, key and value products (fuse_qkv)";
+    if (!name) return PI0_OK;
+    return error_set(error, PI0_ERROR_UNSUPPORTED, "the %s backend has no choice of %s", backend->name, name);
 }
 
 pi0_status pi0_engine_open(pi0_engine **result, const pi0_engine_options *options, pi0_error *error) {
@@ -153,6 +163,7 @@ pi0_status pi0_engine_open(pi0_engine **result, const pi0_engine_options *option
     if (!engine) return error_memory(error, sizeof *engine, "the engine");
     log_sink log = {o.log, o.log_user};
     pi0_status status = choose_backend(&engine->backend, o.backend, o.precision, error);
+    if (status == PI0_OK) status = check_choices(engine->backend, &o, error);
     if (status == PI0_OK) status = checkpoint_open(&engine->checkpoint, o.checkpoint, o.model, &log, error);
     if (status == PI0_OK) {
         backend_engine_options b = {.options = &o, .checkpoint = engine->checkpoint, .log = log};
@@ -183,7 +194,8 @@ pi0_status pi0_engine_describe(const pi0_engine *engine, pi0_engine_info *info, 
                               .tokens_per_image = c->vit.tokens,
                               .vocabulary = c->vocabulary,
                               .parameters = checkpoint_parameters(engine->checkpoint),
-                              .backend = engine->backend->id};
+                              .backend = engine->backend->id,
+                              .choices = engine->backend->choices};
     snprintf(filled.layout, sizeof filled.layout, "%s",
              checkpoint_layout_name(checkpoint_get_layout(engine->checkpoint)));
     engine->backend->engine_describe(engine->implementation, &filled);
@@ -227,6 +239,8 @@ pi0_status pi0_session_open(pi0_session **result, pi0_engine *engine, const pi0_
     pi0_session_options_default(&o, engine);
     if (options) TRY(struct_merge(&o, sizeof o, options, "pi0_session_options", error));
     TRY(check_session_options(&o, error));
+    if (o.trace && !(engine->backend->choices & PI0_CHOICE_TRACE))
+        return error_set(error, PI0_ERROR_UNSUPPORTED, "the %s backend records no traces", engine->backend->name);
 
     pi0_session *session = memory_zeroed(1, sizeof *session);
     if (!session) return error_memory(error, sizeof *session, "a session");

@@ -8,192 +8,21 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/clock.h"
 #include "base/memory.h"
-#include "checkpoint/synthetic.h"
 #include "cli/commands.h"
+#include "cli/json.h"
 #include "cli/terminal.h"
 #include "cpu/ops.h"
-#include "profile/memory_use.h"
 
 enum { MAX_PROMPT = 4096, MAX_HORIZON = 4096, MAX_STEPS = 1000, MAX_BATCH = 1024, MAX_ROUNDS = 1000000 };
-enum { OBSERVATION_SEED = 1 };
 
-/* ---- the observation ---- */
+/* ---- measuring ---- */
 
-/* A batch of synthetic observations, each with images, tokens, state and noise of its own. */
-typedef struct bench_input {
-    pi0_observation *observations; /* [batch] */
-    uint8_t *images;               /* uint8 [batch, cameras, R, R, 3] */
-    int32_t *tokens;               /* int32 [batch, prompt] */
-    float *state, *noise, *actions;
-} bench_input;
-
-static void input_release(bench_input *input) {
-    memory_release(input->observations);
-    memory_release(input->images);
-    memory_release(input->tokens);
-    memory_release(input->state);
-    memory_release(input->noise);
-    memory_release(input->actions);
-    *input = (bench_input){0};
-}
-
-static void fill_observation(bench_input *input, const bench_options *o, const pi0_engine_info *engine, int n) {
-    pi0_observation *observation = &input->observations[n];
-    uint64_t seed = OBSERVATION_SEED + (uint64_t)n;
-    size_t image = (size_t)engine->image_size * (size_t)engine->image_size * 3;
-    size_t width = (size_t)engine->action_dim, actions = (size_t)o->horizon * width;
-    for (int camera = 0; camera < o->cameras - o->masked_images; camera++) {
-        uint8_t *pixels = input->images + ((size_t)n * (size_t)o->cameras + (size_t)camera) * image;
-        synthetic_image(camera % 3, seed + (uint64_t)(camera / 3), engine->image_size, pixels);
-        observation->images[camera] = pixels;
-    }
-    int32_t *tokens = input->tokens + (size_t)n * (size_t)o->prompt_tokens;
-    synthetic_tokens(seed, engine->vocabulary, tokens, o->prompt_tokens);
-    synthetic_state(seed, input->state + (size_t)n * width, engine->action_dim);
-    pi0_noise(seed, input->noise + (size_t)n * actions, actions);
-    observation->tokens = tokens;
-    observation->token_count = o->prompt_tokens;
-    observation->state = input->state + (size_t)n * width;
-    observation->noise = input->noise + (size_t)n * actions;
-}
-
-static pi0_status input_make(bench_input *input, const bench_options *o, const pi0_engine_info *engine, int batch,
-                             pi0_error *error) {
-    size_t image = (size_t)engine->image_size * (size_t)engine->image_size * 3, count = (size_t)batch;
-    size_t width = (size_t)engine->action_dim, actions = (size_t)o->horizon * width;
-    *input = (bench_input){
-        .observations = memory_zeroed(count, sizeof *input->observations),
-        .images = memory_zeroed(count * (size_t)o->cameras, image),
-        .tokens = memory_zeroed(count * (size_t)o->prompt_tokens, sizeof *input->tokens),
-        .state = memory_zeroed(count, width * sizeof *input->state),
-        .noise = memory_zeroed(count, actions * sizeof *input->noise),
-        .actions = memory_zeroed(count, actions * sizeof *input->actions),
-    };
-    if (!input->observations || !input->images || !input->tokens || !input->state || !input->noise || !input->actions) {
-        input_release(input);
-        return error_memory(error, count * (size_t)o->cameras * image, "the observations");
-    }
-    for (int n = 0; n < batch; n++) fill_observation(input, o, engine, n);
-    return PI0_OK;
-}
-
-/* ---- rounds ---- */
-
-/* What a series of inferences gave. */
-typedef struct series {
-    double *wall_ms, *device_ms; /* [iterations] */
-    int warmup, iterations;      /* that ran */
-    bool cut_short;
-    pi0_timings sum; /* of stage and op times and calls */
-} series;
-
-static void series_release(series *s) {
-    memory_release(s->wall_ms);
-    memory_release(s->device_ms);
-    *s = (series){0};
-}
-
-static void add_timings(pi0_timings *sum, const pi0_timings *one) {
-    for (int stage = 0; stage < PI0_STAGE_COUNT; stage++) {
-        sum->stage_ms[stage] += one->stage_ms[stage];
-        for (int op = 0; op < PI0_OP_COUNT; op++) {
-            sum->op_ms[stage][op] += one->op_ms[stage][op];
-            sum->op_calls[stage][op] += one->op_calls[stage][op];
-        }
-    }
-    sum->workspace_bytes = one->workspace_bytes;
-}
-
-/* Warm-up, then timed inferences until there are enough or the time is up; at least one is timed. */
-static pi0_status run_series(series *s, pi0_session *session, bench_input *input, int batch, int warmup, int iterations,
-                             double max_seconds, memory_use *memory, pi0_error *error) {
-    *s = (series){.wall_ms = memory_zeroed((size_t)iterations, sizeof *s->wall_ms),
-                  .device_ms = memory_zeroed((size_t)iterations, sizeof *s->device_ms)};
-    if (!s->wall_ms || !s->device_ms) return error_memory(error, (size_t)iterations * 16, "the measurements");
-    double start = clock_ms(), limit_ms = max_seconds > 0 ? max_seconds * 1e3 : INFINITY, longest = 0;
-    for (int round = 0; round < warmup + iterations; round++) {
-        bool timed = round >= warmup;
-        /* a round that would end after the time is up is not begun; the first timed one always is */
-        if ((!timed || s->iterations > 0) && clock_ms() - start + longest > limit_ms) {
-            s->cut_short = true;
-            if (timed) break;
-            round = warmup - 1;
-            continue;
-        }
-        terminal_progress(NULL, timed ? "timing" : "warm-up", (double)round / (double)(warmup + iterations));
-        pi0_timings timings = {.struct_size = sizeof timings};
-        double before = clock_ms();
-        TRY(pi0_session_infer(session, input->observations, batch, input->actions, error));
-        double ms = clock_ms() - before;
-        if (ms > longest) longest = ms;
-        TRY(pi0_session_timings(session, &timings, error));
-        memory_use_sample(memory);
-        if (!timed) {
-            s->warmup++;
-            continue;
-        }
-        s->wall_ms[s->iterations] = ms;
-        s->device_ms[s->iterations++] = timings.device_ms;
-        add_timings(&s->sum, &timings);
-    }
-    terminal_progress_end();
-    return PI0_OK;
-}
-
-/* ---- the whole benchmark ---- */
-
-typedef struct bench {
-    const bench_options *options;
-    bench_report report;
-    memory_use memory;
-    pi0_engine *engine;
-} bench;
-
-static int progress(void *user, const char *what, double fraction) {
-    bench *b = user;
-    memory_use_sample(&b->memory);
-    return terminal_progress(NULL, what, fraction);
-}
-
-static bool on_cpu(const bench *b) { return b->report.engine.backend == PI0_BACKEND_CPU; }
-
-static pi0_status open_session(pi0_session **session, const bench *b, int batch, bool profile, pi0_error *error) {
-    const bench_options *o = b->options;
-    pi0_session_options options;
-    pi0_session_options_default(&options, b->engine);
-    options.cameras = o->cameras;
-    options.max_batch = batch;
-    options.max_prompt_tokens = o->prompt_tokens;
-    options.horizon = o->horizon;
-    options.num_steps = o->num_steps;
-    options.skip_masked_images = o->skip_masked_images;
-    options.graph = o->graph && !profile;
-    options.profile = profile;
-    return pi0_session_open(session, b->engine, &options, error);
-}
-
-/* Opens what a series needs, runs it, closes it again. The caller releases the series. */
-static pi0_status measure(series *s, bench *b, int batch, bool profile, int warmup, int iterations, pi0_error *error) {
-    pi0_session *session = NULL;
-    bench_input input = {0};
-    *s = (series){0};
-    pi0_status status = input_make(&input, b->options, &b->report.engine, batch, error);
-    if (status == PI0_OK) status = open_session(&session, b, batch, profile, error);
-    if (status == PI0_OK)
-        status = run_series(s, session, &input, batch, warmup, iterations, b->options->max_seconds, &b->memory, error);
-    memory_use_sample(&b->memory);
-    pi0_session_close(&session);
-    input_release(&input);
-    return status;
-}
-
-static void take_stages(bench_report *r, const series *s) {
+static void take_stages(bench_report *r, const bench_series *s) {
     for (int stage = 0; stage < PI0_STAGE_COUNT; stage++) r->stages[stage].ms = s->sum.stage_ms[stage] / s->iterations;
 }
 
-static void take_ops(bench_report *r, const series *s) {
+static void take_ops(bench_report *r, const bench_series *s) {
     for (int stage = 0; stage < PI0_STAGE_COUNT; stage++)
         for (int op = 0; op < PI0_OP_COUNT; op++) {
             r->stages[stage].op_ms[op] = s->sum.op_ms[stage][op] / s->iterations;
@@ -203,10 +32,11 @@ static void take_ops(bench_report *r, const series *s) {
 
 /* A CPU's op times cost nothing and are taken along; a GPU's need launches of their own, without a graph. */
 static pi0_status measure_latency(bench *b, pi0_error *error) {
-    const bench_options *o = b->options;
     bench_report *r = &b->report;
-    series s;
-    pi0_status status = measure(&s, b, o->batch_size, on_cpu(b), o->warmup, o->iterations, error);
+    bench_series s;
+    bench_settings settings = bench_settings_default(b, b->options->batch_size);
+    settings.profile = bench_on_cpu(b);
+    pi0_status status = bench_measure(&s, b, &settings, NULL, NULL, error);
     if (status == PI0_OK) {
         r->warmup = s.warmup;
         r->iterations = s.iterations;
@@ -217,23 +47,28 @@ static pi0_status measure_latency(bench *b, pi0_error *error) {
         r->wall = latency_of(s.wall_ms, (size_t)s.iterations);
         if (s.device_ms[0] > 0) r->device = latency_of(s.device_ms, (size_t)s.iterations);
     }
-    series_release(&s);
-    if (status != PI0_OK || on_cpu(b)) return status;
-    status = measure(&s, b, o->batch_size, true, 1, 3, error);
+    bench_series_release(&s);
+    if (status != PI0_OK || bench_on_cpu(b)) return status;
+    settings.profile = true;
+    settings.graph = false;
+    settings.warmup = 1;
+    settings.iterations = 3;
+    status = bench_measure(&s, b, &settings, NULL, NULL, error);
     if (status == PI0_OK) take_ops(r, &s);
-    series_release(&s);
+    bench_series_release(&s);
     return status;
 }
 
 static pi0_status measure_sweep(bench *b, pi0_error *error) {
     const bench_options *o = b->options;
     for (int i = 0; i < o->batch_sweep.count; i++) {
-        series s;
-        pi0_status status = measure(&s, b, o->batch_sweep.values[i], false, o->warmup, o->iterations, error);
+        bench_series s;
+        bench_settings settings = bench_settings_default(b, o->batch_sweep.values[i]);
+        pi0_status status = bench_measure(&s, b, &settings, NULL, NULL, error);
         if (status == PI0_OK)
             b->report.sweep[b->report.sweep_count++] =
                 (bench_sweep_row){o->batch_sweep.values[i], latency_of(s.wall_ms, (size_t)s.iterations).p50};
-        series_release(&s);
+        bench_series_release(&s);
         if (status != PI0_OK) return error_prefix(error, status, "batch size %d", o->batch_sweep.values[i]);
     }
     return PI0_OK;
@@ -242,9 +77,8 @@ static pi0_status measure_sweep(bench *b, pi0_error *error) {
 /* After the engine is closed: the product to time takes memory of its own. */
 static pi0_status measure_ceilings(bench *b, pi0_error *error) {
     bench_report *r = &b->report;
-    r->host_peak_bytes = memory_use_peak_bytes(&b->memory);
     for (int stage = 0; stage < PI0_STAGE_COUNT; stage++) r->stages[stage].floor_ms = NAN;
-    if (!on_cpu(b)) return PI0_OK;
+    if (!bench_on_cpu(b)) return PI0_OK;
     ceilings_options options = ceilings_options_default(&r->config);
     options.bf16 = r->engine.precision == PI0_PRECISION_BF16 && cpu_isa_best() >= CPU_ISA_AVX512_BF16;
     options.threads = b->options->common.threads;
@@ -258,41 +92,52 @@ static pi0_status measure_ceilings(bench *b, pi0_error *error) {
     return PI0_OK;
 }
 
-/* Options that only a GPU has a meaning for are refused where they would be ignored. */
+/* Options that the backend has no choice for are refused where they would be ignored. */
 static pi0_status check_backend(const bench *b, pi0_error *error) {
     const bench_options *o = b->options;
-    if (!on_cpu(b)) return PI0_OK;
-    if (o->timing && o->timing_asked)
-        return error_set(error, PI0_ERROR_UNSUPPORTED, "--timing device: the cpu backend has no device timer");
-    if (o->gemm != PI0_GEMM_AUTO || o->attention != PI0_ATTENTION_AUTO || !o->fuse_qkv)
+    const char *backend = options_backend_name(b->report.engine.backend);
+    unsigned choices = b->report.engine.choices;
+    if (bench_on_cpu(b) && o->timing && o->timing_asked)
+        return error_set(error, PI0_ERROR_UNSUPPORTED, "--timing device: the %s backend has no device timer", backend);
+    if (o->no_graph_asked && !(choices & PI0_CHOICE_GRAPH))
         return error_set(error, PI0_ERROR_UNSUPPORTED,
-                         "--gemm, --attention and --no-fuse-qkv choose between GPU kernels: the cpu backend has none");
+                         "--no-graph: the %s backend launches no graph that could be left out", backend);
+    if (o->profile && !(choices & PI0_CHOICE_TRACE))
+        return error_set(error, PI0_ERROR_UNSUPPORTED, "--profile: the %s backend records no traces", backend);
     return PI0_OK;
 }
 
-static void backend_defaults(bench *b, bench_options *o) {
-    bool cpu = on_cpu(b);
+static void backend_defaults(const bench *b, bench_options *o) {
+    bool cpu = bench_on_cpu(b);
     if (o->warmup < 0) o->warmup = cpu ? 1 : 10;
     if (o->iterations < 0) o->iterations = cpu ? 3 : 30;
     if (o->max_seconds < 0) o->max_seconds = cpu ? 180 : 0;
+    if (!(b->report.engine.choices & PI0_CHOICE_GRAPH)) o->graph = false;
 }
 
-static pi0_status bench_run(bench *b, bench_options *o, pi0_error *error) {
+/* The library names its options as C does; the message names the command line's. */
+static pi0_status open_engine(bench *b, pi0_error *error) {
+    const bench_options *o = b->options;
+    pi0_engine_options options = bench_engine_options(b);
+    pi0_status status = bench_open_engine(b, &options, error);
+    if (status != PI0_ERROR_UNSUPPORTED) return status;
+    if (o->gemm != PI0_GEMM_AUTO || o->attention != PI0_ATTENTION_AUTO || !o->fuse_qkv)
+        return error_prefix(error, status, "%s%s%s", o->gemm != PI0_GEMM_AUTO ? "--gemm " : "",
+                            o->attention != PI0_ATTENTION_AUTO ? "--attention " : "",
+                            o->fuse_qkv ? "" : "--no-fuse-qkv ");
+    return status;
+}
+
+static pi0_status bench_run(bench *b, pi0_error *error) {
     bench_report *r = &b->report;
-    pi0_engine_options options = options_engine(&o->common, &o->model);
-    options.gemm = (pi0_gemm)o->gemm;
-    options.attention = (pi0_attention)o->attention;
-    options.fuse_qkv = o->fuse_qkv;
-    options.progress = progress;
-    options.progress_user = b;
-    TRY(pi0_engine_open(&b->engine, &options, error));
-    memory_use_sample(&b->memory);
+    bench_options *o = b->options;
+    TRY(open_engine(b, error));
     r->engine = (pi0_engine_info){.struct_size = sizeof r->engine};
     TRY(pi0_engine_describe(b->engine, &r->engine, error));
     TRY(check_backend(b, error));
     backend_defaults(b, o);
     r->options = o;
-    r->graph = o->graph && !on_cpu(b);
+    r->graph = o->graph;
     bool tiny = r->engine.image_size == model_config_tiny(r->engine.family).vit.image_size;
     r->config = tiny ? model_config_tiny(r->engine.family) : model_config_full(r->engine.family);
     r->shape = (work_shape){.batch = o->batch_size,
@@ -301,7 +146,10 @@ static pi0_status bench_run(bench *b, bench_options *o, pi0_error *error) {
                             .horizon = o->horizon,
                             .steps = o->num_steps};
     TRY(measure_latency(b, error));
+    if (o->profile || (o->html && r->engine.choices & PI0_CHOICE_TRACE)) TRY(bench_trace_run(b, error));
     TRY(measure_sweep(b, error));
+    r->host_peak_bytes = memory_use_peak_bytes(&b->memory);
+    if (o->ladder) TRY(bench_ladder_run(b, error));
     pi0_engine_close(&b->engine);
     return measure_ceilings(b, error);
 }
@@ -330,6 +178,12 @@ static int check_usage(const bench_options *o) {
     return EXIT_DONE;
 }
 
+/* Places that cannot be written to are refused before the work. */
+static pi0_status check_outputs(const bench_options *o, pi0_error *error) {
+    if (o->csv) TRY(output_check(o->csv, error));
+    return o->profile ? output_folder(o->profile_dir, error) : PI0_OK;
+}
+
 static int bench_and_tell(bench_options *o) {
     bench *b = memory_zeroed(1, sizeof *b);
     if (!b) {
@@ -338,17 +192,18 @@ static int bench_and_tell(bench_options *o) {
     }
     pi0_error error;
     b->options = o;
-    pi0_status status = o->csv ? output_check(o->csv, &error) : PI0_OK;
-    if (status == PI0_OK) status = bench_run(b, o, &error);
+    pi0_status status = check_outputs(o, &error);
+    if (status == PI0_OK) status = bench_run(b, &error);
     pi0_engine_close(&b->engine);
     if (status == PI0_OK && o->csv) status = bench_write_csv(&b->report, o->csv, &error);
     int exit_code = EXIT_DONE;
     if (status != PI0_OK)
         exit_code = terminal_fail(&error);
     else if (o->common.json)
-        exit_code = bench_print_json(&b->report);
+        exit_code = json_print(bench_report_json(&b->report));
     else
         bench_print_text(&b->report);
+    recorder_release(&b->report.recorder);
     memory_release(b);
     return exit_code;
 }
@@ -366,8 +221,9 @@ int command_bench(int argc, char **argv) {
                        .cameras = 3,
                        .skip_masked_images = true,
                        .graph = true,
-                       .fuse_qkv = true};
-    bool model_given = false, timing_given = false;
+                       .fuse_qkv = true,
+                       .profile_dir = "traces"};
+    bool model_given = false;
     option model[MODEL_OPTION_COUNT + 1];
     model_options_table(model, &o.model);
     model[1].given = &model_given;
@@ -451,7 +307,7 @@ int command_bench(int argc, char **argv) {
          .value = "wall|device|cuda_event",
          .help = "whose clock the headline shows: the host's, or the device's events",
          .environment = "OPENPI_TIMING",
-         .given = &timing_given},
+         .given = &o.timing_asked},
         {.name = "--batch-sweep",
          .kind = OPTION_INTS,
          .target = &o.batch_sweep,
@@ -459,6 +315,28 @@ int command_bench(int argc, char **argv) {
          .help = "measure these batch sizes as well",
          .minimum = 1,
          .maximum = MAX_BATCH},
+        {.name = "--ladder",
+         .kind = OPTION_FLAG,
+         .target = &o.ladder,
+         .help = "measure what each feature is worth: from everything off to everything on, one more each row"},
+        {0},
+    };
+    const option outputs[] = {
+        {.name = "--profile",
+         .kind = OPTION_FLAG,
+         .target = &o.profile,
+         .help = "write a Chrome trace of one inference; on a GPU one without a graph and one with",
+         .environment = "PROFILE"},
+        {.name = "--profile-dir",
+         .kind = OPTION_TEXT,
+         .target = &o.profile_dir,
+         .value = "DIR",
+         .help = "where --profile puts its files",
+         .environment = "PROFILE_DIR"},
+        {.name = "--profile-gzip",
+         .kind = OPTION_FLAG,
+         .target = &o.profile_gzip,
+         .help = "compress them (.json.gz), which Perfetto and `pi0 analyze` read as well"},
         {.name = "--csv",
          .kind = OPTION_TEXT,
          .target = &o.csv,
@@ -470,7 +348,8 @@ int command_bench(int argc, char **argv) {
         {.name = "--no-graph",
          .kind = OPTION_UNFLAG,
          .target = &o.graph,
-         .help = "GPU: launch every kernel from the host instead of one graph"},
+         .help = "GPU: launch every kernel from the host instead of one graph",
+         .given = &o.no_graph_asked},
         {.name = "--gemm",
          .kind = OPTION_CHOICE,
          .target = &o.gemm,
@@ -480,11 +359,11 @@ int command_bench(int argc, char **argv) {
          .kind = OPTION_CHOICE,
          .target = &o.attention,
          .value = "auto|naive",
-         .help = "GPU: fused attention, or products and softmax one by one"},
+         .help = "auto: the fast kernels; naive: GPU: products and softmax one by one, CPU: plain C"},
         {.name = "--no-fuse-qkv",
          .kind = OPTION_UNFLAG,
          .target = &o.fuse_qkv,
-         .help = "GPU: query, key and value projections as three products"},
+         .help = "query, key and value projections as three products instead of one"},
         {0},
     };
     const command_line line = {
@@ -498,17 +377,21 @@ int command_bench(int argc, char **argv) {
                     "  pi0 bench --model pi05 --horizon 15 --prompt-tokens 200\n"
                     "  pi0 bench --masked-images 1               what leaving out an absent camera saves\n"
                     "  pi0 bench --batch-sweep 1,2,4,8 --json    for scripts\n"
+                    "  pi0 bench --profile --profile-dir traces  a trace for Perfetto and `pi0 analyze`\n"
+                    "  pi0 bench --ladder                        what each feature is worth\n"
                     "  pi0 bench --model tiny-pi0                a look at the report in a moment\n",
-        .groups =
-            (const option_group[]){
-                {"model", model}, {"problem", shape}, {"measurement", rounds}, {"GPU kernels", kernels}, {NULL, NULL}},
+        .groups = (const option_group[]){{"model", model},
+                                         {"problem", shape},
+                                         {"measurement", rounds},
+                                         {"output", outputs},
+                                         {"kernels", kernels},
+                                         {NULL, NULL}},
         .common = &o.common,
     };
     int exit_code;
     if (options_parse(&line, argc, argv, &exit_code)) {
         exit_code = model_from_environment(&o, model_given);
         if (exit_code == EXIT_DONE) exit_code = check_usage(&o);
-        o.timing_asked = timing_given;
         if (exit_code == EXIT_DONE) exit_code = bench_and_tell(&o);
     }
     options_release(&line);

@@ -9,16 +9,9 @@
 #include "cli/bench.h"
 #include "cli/json.h"
 
-/* The report's own figures, for comparison only: pi0, batch 1, three cameras, 20 prompt tokens, 10 steps. */
-static const struct {
-    const char *name;
-    double ms;
-} published[] = {{"MI300X", 26.1}, {"MI350", 25.3}, {"H200", 25.3}};
-static const struct {
-    int batch_size;
-    double h200_ms, mi350_ms;
-} published_sweep[] = {{1, 25.3, 23.7}, {2, 34.4, 31.1}, {4, 53.4, 41.4}, {8, 94.1, 59.9},
-                       {16, 175, 101},  {32, 341, 190},  {64, 656, 350}};
+const bench_published bench_published_rows[BENCH_PUBLISHED] = {{"MI300X", 26.1}, {"MI350", 25.3}, {"H200", 25.3}};
+const bench_published_sweep bench_published_sweeps[BENCH_PUBLISHED_SWEEP] = {
+    {1, 25.3, 23.7}, {2, 34.4, 31.1}, {4, 53.4, 41.4}, {8, 94.1, 59.9}, {16, 175, 101}, {32, 341, 190}, {64, 656, 350}};
 
 static const char *model_name(const bench_report *r) {
     static const char *const names[2][2] = {{"pi0", "tiny-pi0"}, {"pi05", "tiny-pi05"}};
@@ -74,6 +67,7 @@ static void print_floor(double ms, double floor_ms) {
 
 static void print_stages(const bench_report *r) {
     double sum = stage_sum(r), floors = 0;
+    if (r->traced_stages) printf("\nstages of the traced inference");
     printf("\n%-14s  %10s  %7s  %8s  %10s  %11s\n", "stage", "ms", "percent", "calls", "floor ms", "% of floor");
     for (int stage = 0; stage < PI0_STAGE_COUNT; stage++) {
         const bench_stage *s = &r->stages[stage];
@@ -99,11 +93,33 @@ static void print_sweep(const bench_report *r) {
     for (int i = 0; i < r->sweep_count; i++) {
         const bench_sweep_row *row = &r->sweep[i];
         printf("%6d  %12.2f  %12.3f", row->batch_size, row->ms, row->batch_size * 1e3 / row->ms);
-        for (size_t j = 0; j < sizeof published_sweep / sizeof *published_sweep; j++)
-            if (published_sweep[j].batch_size == row->batch_size)
-                printf("  %18.1f  %18.1f", published_sweep[j].h200_ms, published_sweep[j].mi350_ms);
+        for (int j = 0; j < BENCH_PUBLISHED_SWEEP; j++)
+            if (bench_published_sweeps[j].batch_size == row->batch_size)
+                printf("  %18.1f  %18.1f", bench_published_sweeps[j].h200_ms, bench_published_sweeps[j].mi350_ms);
         putchar('\n');
     }
+    if (r->sweep_count) printf("published: pi0, bf16, three cameras, 10 steps; not measured here\n");
+}
+
+static double ladder_delta(const bench_report *r, int row) {
+    return row ? r->ladder[row].ms - r->ladder[row - 1].ms : 0;
+}
+
+static void print_ladder(const bench_report *r) {
+    if (r->ladder_count) printf("\n%12s  %12s  ladder: each row turns on one feature more\n", "ms", "delta ms");
+    for (int i = 0; i < r->ladder_count; i++) {
+        printf("%12.2f  ", r->ladder[i].ms);
+        if (i)
+            printf("%+12.2f  + %s\n", ladder_delta(r, i), r->ladder[i].step);
+        else
+            printf("%12s  %s\n", "", r->ladder[i].step);
+    }
+}
+
+static void print_traces(const bench_report *r) {
+    for (int i = 0; i < r->trace_count; i++)
+        if (r->traces[i].file[0])
+            printf("%strace: %s (kernels %.3f ms)\n", i ? "" : "\n", r->traces[i].file, r->traces[i].kernel_ms);
 }
 
 void bench_print_text(const bench_report *r) {
@@ -115,11 +131,13 @@ void bench_print_text(const bench_report *r) {
     else if (r->device.mean > 0)
         print_latency("  on the device", &r->device, r->options->batch_size);
     printf("%-22s ", "published, pi0 batch 1");
-    for (size_t i = 0; i < sizeof published / sizeof *published; i++)
-        printf("%s %s %.1f ms", i ? "," : "", published[i].name, published[i].ms);
+    for (int i = 0; i < BENCH_PUBLISHED; i++)
+        printf("%s %s %.1f ms", i ? "," : "", bench_published_rows[i].name, bench_published_rows[i].ms);
     printf(" (not measured here)\n");
     print_stages(r);
     print_sweep(r);
+    print_ladder(r);
+    print_traces(r);
     printf("\nmemory: weights %.3f GB, workspace %.3f GB, host peak %.3f GB\n", (double)r->engine.weights_bytes * 1e-9,
            (double)r->workspace_bytes * 1e-9, (double)r->host_peak_bytes * 1e-9);
 }
@@ -143,14 +161,25 @@ static json_t *stage_json(const bench_report *r, int stage) {
 
 static void set(json_t *object, const char *key, json_t *value) { json_object_set_new(object, key, value); }
 
-int bench_print_json(const bench_report *r) {
+static json_t *traces_json(const bench_report *r) {
+    json_t *traces = json_array();
+    for (int i = 0; i < r->trace_count; i++)
+        json_array_append_new(traces, json_pack("{s:s, s:b, s:f}", "file", r->traces[i].file, "graph",
+                                                r->traces[i].graph, "kernel_ms", r->traces[i].kernel_ms));
+    return traces;
+}
+
+json_t *bench_report_json(const bench_report *r) {
     const bench_options *o = r->options;
-    json_t *root = json_object(), *stages = json_array(), *sweep = json_array();
+    json_t *root = json_object(), *stages = json_array(), *sweep = json_array(), *ladder = json_array();
     for (int stage = 0; stage < PI0_STAGE_COUNT; stage++) json_array_append_new(stages, stage_json(r, stage));
     for (int i = 0; i < r->sweep_count; i++)
         json_array_append_new(sweep,
                               json_pack("{s:i, s:f, s:f}", "batch_size", r->sweep[i].batch_size, "ms", r->sweep[i].ms,
                                         "samples_per_s", r->sweep[i].batch_size * 1e3 / r->sweep[i].ms));
+    for (int i = 0; i < r->ladder_count; i++)
+        json_array_append_new(ladder, json_pack("{s:s, s:f, s:f}", "step", r->ladder[i].step, "ms", r->ladder[i].ms,
+                                                "delta_ms", ladder_delta(r, i)));
     set(root, "model", json_string(model_name(r)));
     set(root, "checkpoint", json_string(o->model.checkpoint));
     set(root, "parameters", json_integer(r->engine.parameters));
@@ -175,8 +204,9 @@ int bench_print_json(const bench_report *r) {
         json_pack("{s:I, s:I, s:I}", "weights", (json_int_t)r->engine.weights_bytes, "workspace",
                   (json_int_t)r->workspace_bytes, "host_peak", (json_int_t)r->host_peak_bytes));
     set(root, "sweep", sweep);
-    set(root, "ladder", json_array());
-    return json_print(root);
+    set(root, "ladder", ladder);
+    if (o->profile) set(root, "traces", traces_json(r));
+    return root;
 }
 
 /* ---- CSV ---- */
@@ -217,6 +247,10 @@ pi0_status bench_write_csv(const bench_report *r, const char *path, pi0_error *e
     for (int i = 0; i < r->sweep_count; i++) {
         text_put_format(&text, "sweep,batch %d,", r->sweep[i].batch_size);
         put_number(&text, r->sweep[i].ms, ",,,\n");
+    }
+    for (int i = 0; i < r->ladder_count; i++) {
+        text_put_format(&text, "ladder,\"%s\",", r->ladder[i].step);
+        put_number(&text, r->ladder[i].ms, ",,,\n");
     }
     pi0_status status = text.failed ? error_memory(error, text.capacity, "the CSV table")
                                     : file_write(path, text.bytes, text.size, error);

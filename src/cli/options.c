@@ -437,6 +437,14 @@ static int unknown_option(const table *table, const char *name) {
     return options_refuse(table->line->name, "unknown option %s", name);
 }
 
+/* A variable that stands for a flag: 1 or true sets it, 0 or false does not. */
+static bool flag_from_environment(const place *place, const option *option, const char *text) {
+    bool on = strcmp(text, "1") == 0 || strcmp(text, "true") == 0;
+    if (!on && strcmp(text, "0") != 0 && strcmp(text, "false") != 0)
+        return bad(place, "expected 0 or 1, found '%s'", text);
+    return !on || set_value(place, option, NULL);
+}
+
 /* Defaults from the environment, before the command line. */
 static bool read_environment(const table *table) {
     for (int i = 0; i < table->count; i++) {
@@ -445,7 +453,8 @@ static bool read_environment(const table *table) {
         if (!text || !*text) continue;
         place place = {.table = table};
         snprintf(place.name, sizeof place.name, "the environment's %s", option->environment);
-        if (!set_value(&place, option, text)) return false;
+        if (!(takes_value(option) ? set_value(&place, option, text) : flag_from_environment(&place, option, text)))
+            return false;
     }
     return true;
 }

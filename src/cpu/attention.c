@@ -5,6 +5,7 @@
  * stay in L2, so softmax sees whole rows; its factor 1 / sum goes onto the result.
  */
 #include "cpu/engine.h"
+#include "cpu/trace.h"
 
 enum { ATTENTION_TILES = 4 };
 
@@ -140,15 +141,17 @@ void attention_run(ops *context, operand *out, const operand *q, const operand *
     int at_once = tiles * kernels->tile_rows, tasks = (rows + at_once - 1) / at_once;
 #pragma omp parallel num_threads(context->threads)
     {
+        thread_part_begin(context);
 #pragma omp for schedule(dynamic, 1) nowait
         for (int task = 0; task < pack_tasks; task++)
             pack_keys(context, &job, k, task / job.key_panels, task % job.key_panels);
 #pragma omp for schedule(dynamic, 1)
         for (int kv_head = 0; kv_head < shape->kv_heads; kv_head++) pack_values(context, &job, v, kv_head);
-#pragma omp for schedule(dynamic, 1)
+#pragma omp for schedule(dynamic, 1) nowait
         for (int task = 0; task < tasks * shape->kv_heads; task++) {
             int first = task % tasks * at_once;
             attend(context, &job, task / tasks, first, first + at_once < rows ? first + at_once : rows);
         }
+        thread_part_end(context);
     }
 }

@@ -52,6 +52,31 @@ typedef struct ops_profile_state {
     int64_t calls[PI0_STAGE_COUNT][PI0_OP_COUNT];
 } ops_profile_state;
 
+/* When a thread worked on an op; a cache line each, so that threads do not slow each other down. */
+typedef struct thread_span {
+    _Alignas(64) int64_t begin_ns;
+    int64_t end_ns;
+} thread_span;
+
+enum { TRACE_RANGE_DEPTH = 8 };
+
+typedef struct op_range {
+    pi0_trace_kind kind;
+    const char *name;
+    int index;
+    int64_t start_ns;
+} op_range;
+
+typedef struct ops_trace_state {
+    pi0_trace_function function; /* NULL: no trace is taken */
+    void *user;
+    thread_span *spans; /* [threads], NULL: no trace is taken */
+    int64_t op_start_ns;
+    op_range ranges[TRACE_RANGE_DEPTH]; /* open ones */
+    int depth;
+    uint64_t flow;
+} ops_trace_state;
+
 struct ops {
     ops_options options;
     int threads;
@@ -65,6 +90,8 @@ struct ops {
     int panels; /* of weights that fit into half of L2 */
     size_t l1_bytes;
     ops_profile_state profile;
+    thread_span *spans; /* [threads], behind the scratch memory */
+    ops_trace_state trace;
 };
 
 static inline float operand_get(operand_storage storage, const operand *base, size_t index) {

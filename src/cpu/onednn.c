@@ -307,7 +307,7 @@ pi0_status onednn_open(ops *context, pi0_error *error) {
     context->table.linear_many = linear_many;
     context->table.linear_gelu = linear_gelu;
     context->table.linear_gated = linear_gated;
-    context->table.attention = attention;
+    if (!context->options.plain_attention) context->table.attention = attention;
     return PI0_OK;
 }
 

@@ -3,14 +3,15 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "base/clock.h"
 #include "base/memory.h"
 #include "cpu/engine.h"
 #include "cpu/onednn.h"
+#include "cpu/trace.h"
 
 static size_t round_up(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
-/* Scratch: what one thread needs for the largest of its jobs, for each thread; then what attention shares. */
+/* Scratch: what one thread needs for the largest of its jobs, for each thread; then what attention shares; then the
+ * times of the threads. */
 static void size_scratch(ops *context) {
     size_t own = (size_t)context->options.max_keys * sizeof(double), shared = 0;
     if (context->kernels) {
@@ -21,6 +22,7 @@ static void size_scratch(ops *context) {
     }
     context->thread_scratch_bytes = round_up(own);
     context->scratch_bytes = context->thread_scratch_bytes * context->threads + round_up(shared);
+    context->scratch_bytes += (size_t)context->threads * sizeof(thread_span);
 }
 
 /* Panels of weights and sums lie in megabytes: with pages of 4 KB their translations alone would overflow the TLB.
@@ -51,7 +53,7 @@ static void choose_variants(ops *context) {
     context->table.linear_many = product_linear_many;
     context->table.linear_gelu = product_linear_gelu;
     context->table.linear_gated = product_linear_gated;
-    context->table.attention = attention_run;
+    if (!context->options.plain_attention) context->table.attention = attention_run;
     rows_fill_table(&context->table);
 }
 
@@ -73,10 +75,14 @@ pi0_status ops_open(ops **context, const ops_options *options, pi0_error *error)
     size_scratch(opened);
     opened->scratch = memory_allocate(opened->scratch_bytes);
     pi0_status status = PI0_OK;
-    if (!opened->scratch)
-        status = error_memory(error, opened->scratch_bytes, "CPU scratch memory");
-    else
+    if (opened->scratch) {
         ask_for_large_pages(opened->scratch, opened->scratch_bytes);
+        size_t spans = (size_t)opened->threads * sizeof(thread_span);
+        opened->spans = (thread_span *)(opened->scratch + opened->scratch_bytes - spans);
+        memset(opened->spans, 0, spans);
+    } else {
+        status = error_memory(error, opened->scratch_bytes, "CPU scratch memory");
+    }
 #ifdef PI0_WITH_ONEDNN
     bool multiplies_bf16 = options->isa >= CPU_ISA_AVX512_BF16 || (options->emulate_bf16 && best >= CPU_ISA_AVX512);
     if (status == PI0_OK && options->precision == PI0_PRECISION_BF16 && multiplies_bf16)
@@ -117,99 +123,140 @@ operand *operand_at(const ops *context, const operand *base, size_t element) {
     return base ? (operand *)((unsigned char *)base + ops_operand_bytes(context, element)) : NULL;
 }
 
-/* Runs a statement and adds its wall time to the op kind when profiling. */
-#define TIMED(kind, ...)                                                                                               \
+static void op_begin(ops *context, int64_t start_ns) { context->trace.op_start_ns = start_ns; }
+
+static void op_end(ops *context, int kind, int64_t start_ns, op_note note) {
+    int64_t end_ns = clock_ns();
+    context->profile.ms[context->profile.stage][kind] += (double)(end_ns - start_ns) * 1e-6;
+    context->profile.calls[context->profile.stage][kind]++;
+    if (context->trace.function) trace_op(context, &note, start_ns, end_ns);
+}
+
+/* Runs a statement; when profiling, adds its wall time to the op kind and tells the trace. */
+#define TIMED(kind, note, ...)                                                                                         \
     do {                                                                                                               \
         if (!context->profile.enabled) {                                                                               \
             __VA_ARGS__;                                                                                               \
             break;                                                                                                     \
         }                                                                                                              \
-        double start_ = clock_ms();                                                                                    \
+        int64_t start_ns_ = clock_ns();                                                                                \
+        op_begin(context, start_ns_);                                                                                  \
         __VA_ARGS__;                                                                                                   \
-        context->profile.ms[context->profile.stage][kind] += clock_ms() - start_;                                      \
-        context->profile.calls[context->profile.stage][kind]++;                                                        \
+        op_end(context, kind, start_ns_, note);                                                                        \
     } while (0)
 
+/* Bytes of a number: of an operand, of the float32 side, of sums that are read and written. */
+#define OPERAND (ops_operand_bytes(context, 1))
+enum { NOTHING = 0, FLOAT = sizeof(float), UPDATED = 2 * sizeof(float) };
+
 void ops_to_operand(ops *context, operand *out, const float *in, size_t count) {
-    TIMED(PI0_OP_OTHER, context->table.to_operand(context, out, in, count));
+    TIMED(PI0_OP_OTHER, note_rows("to_operand", 1, (double)count, FLOAT, OPERAND),
+          context->table.to_operand(context, out, in, count));
 }
 
 void ops_from_operand(ops *context, float *out, const operand *in, size_t count) {
-    TIMED(PI0_OP_OTHER, context->table.from_operand(context, out, in, count));
+    TIMED(PI0_OP_OTHER, note_rows("from_operand", 1, (double)count, OPERAND, FLOAT),
+          context->table.from_operand(context, out, in, count));
 }
 
 void ops_linear(ops *context, float *y, const operand *x, const weight *w, const float *bias, int rows, bool add) {
-    TIMED(PI0_OP_GEMM, context->table.linear(context, y, x, w, bias, rows, add));
+    TIMED(PI0_OP_GEMM, note_linear("linear", &w, 1, rows, OPERAND, add ? UPDATED : FLOAT),
+          context->table.linear(context, y, x, w, bias, rows, add));
 }
 
 void ops_linear_f32(ops *context, float *y, const float *x, const weight *w, const float *bias, int rows, bool add) {
-    TIMED(PI0_OP_GEMM, context->table.linear_f32(context, y, x, w, bias, rows, add));
+    TIMED(PI0_OP_GEMM, note_linear("linear_f32", &w, 1, rows, FLOAT, add ? UPDATED : FLOAT),
+          context->table.linear_f32(context, y, x, w, bias, rows, add));
 }
 
 void ops_linear_many(ops *context, float *const *y, const operand *x, const weight *const *w, const float *const *bias,
                      int count, int rows) {
-    TIMED(PI0_OP_GEMM, context->table.linear_many(context, y, x, w, bias, count, rows));
+    if (context->options.separate_products) {
+        for (int i = 0; i < count; i++) ops_linear(context, y[i], x, w[i], bias ? bias[i] : NULL, rows, false);
+        return;
+    }
+    TIMED(PI0_OP_GEMM, note_linear("linear_qkv", w, count, rows, OPERAND, FLOAT),
+          context->table.linear_many(context, y, x, w, bias, count, rows));
 }
 
 void ops_linear_gelu(ops *context, operand *out, const operand *x, const weight *fc1, const float *bias, int rows) {
-    TIMED(PI0_OP_GEMM, context->table.linear_gelu(context, out, x, fc1, bias, rows));
+    TIMED(PI0_OP_GEMM, note_linear("linear_gelu", &fc1, 1, rows, OPERAND, OPERAND),
+          context->table.linear_gelu(context, out, x, fc1, bias, rows));
 }
 
 void ops_linear_gated(ops *context, operand *out, const operand *x, const weight *gate, const weight *up, int rows) {
-    TIMED(PI0_OP_GEMM, context->table.linear_gated(context, out, x, gate, up, rows));
+    TIMED(PI0_OP_GEMM, note_linear("linear_gated", (const weight *const[]){gate, up}, 2, rows, OPERAND, OPERAND / 2),
+          context->table.linear_gated(context, out, x, gate, up, rows));
 }
 
 void ops_attention(ops *context, operand *out, const operand *q, const operand *k, const operand *v,
                    const attention_shape *shape) {
-    TIMED(PI0_OP_ATTENTION, context->table.attention(context, out, q, k, v, shape));
+    TIMED(PI0_OP_ATTENTION, note_attention(context, shape), context->table.attention(context, out, q, k, v, shape));
 }
 
 void ops_layer_norm(ops *context, operand *out, const float *x, const float *weight, const float *bias, int rows,
                     int width) {
-    TIMED(PI0_OP_NORM, context->table.layer_norm(context, out, x, weight, bias, rows, width));
+    TIMED(PI0_OP_NORM, note_rows("layer_norm", rows, width, FLOAT, OPERAND),
+          context->table.layer_norm(context, out, x, weight, bias, rows, width));
 }
 
 void ops_rms_norm(ops *context, operand *out, const float *x, const float *scale, const float *shift, int rows,
                   int width) {
-    TIMED(PI0_OP_NORM, context->table.rms_norm(context, out, x, scale, shift, rows, width));
+    TIMED(PI0_OP_NORM, note_rows("rms_norm", rows, width, FLOAT, OPERAND),
+          context->table.rms_norm(context, out, x, scale, shift, rows, width));
 }
 
 void ops_rms_norm_f32(ops *context, float *out, const float *x, const float *scale, const float *shift, int rows,
                       int width) {
-    TIMED(PI0_OP_NORM, context->table.rms_norm_f32(context, out, x, scale, shift, rows, width));
+    TIMED(PI0_OP_NORM, note_rows("rms_norm_f32", rows, width, FLOAT, FLOAT),
+          context->table.rms_norm_f32(context, out, x, scale, shift, rows, width));
 }
 
 void ops_rope(ops *context, operand *out, const float *x, const float *cosine, const float *sine, int rows, int heads,
               int head_dim) {
-    TIMED(PI0_OP_ROPE, context->table.rope(context, out, x, cosine, sine, rows, heads, head_dim));
+    TIMED(PI0_OP_ROPE, note_rows("rope", rows, heads * head_dim, FLOAT, OPERAND),
+          context->table.rope(context, out, x, cosine, sine, rows, heads, head_dim));
 }
 
 void ops_add_gated(ops *context, float *x, const float *y, const float *gate, int rows, int width) {
-    TIMED(PI0_OP_OTHER, context->table.add_gated(context, x, y, gate, rows, width));
+    TIMED(PI0_OP_OTHER, note_rows("add_gated", rows, width, FLOAT, UPDATED),
+          context->table.add_gated(context, x, y, gate, rows, width));
 }
 
 void ops_silu(ops *context, float *x, size_t count) {
-    TIMED(PI0_OP_ACTIVATION, context->table.silu(context, x, count));
+    TIMED(PI0_OP_ACTIVATION, note_rows("silu", 1, (double)count, NOTHING, UPDATED),
+          context->table.silu(context, x, count));
+}
+
+/* Patches: as many numbers as the image has. */
+static op_note note_patches(const char *name, int image_size, size_t in_bytes) {
+    return note_rows(name, image_size, 3 * image_size, in_bytes, FLOAT);
 }
 
 void ops_patches_u8(ops *context, float *patches, const uint8_t *image, int image_size, int patch_size) {
-    TIMED(PI0_OP_OTHER, context->table.patches_u8(context, patches, image, image_size, patch_size));
+    TIMED(PI0_OP_OTHER, note_patches("patches_u8", image_size, 1),
+          context->table.patches_u8(context, patches, image, image_size, patch_size));
 }
 
 void ops_patches_f32(ops *context, float *patches, const float *image, int image_size, int patch_size) {
-    TIMED(PI0_OP_OTHER, context->table.patches_f32(context, patches, image, image_size, patch_size));
+    TIMED(PI0_OP_OTHER, note_patches("patches_f32", image_size, FLOAT),
+          context->table.patches_f32(context, patches, image, image_size, patch_size));
 }
 
 void ops_embed(ops *context, float *x, const weight *table, const int32_t *ids, int count, float scale) {
-    TIMED(PI0_OP_OTHER, context->table.embed(context, x, table, ids, count, scale));
+    TIMED(PI0_OP_OTHER,
+          note_rows("embed", count, table->cols, table->dtype == DTYPE_BF16 ? sizeof(bf16) : FLOAT, FLOAT),
+          context->table.embed(context, x, table, ids, count, scale));
 }
 
 void ops_add_rows(ops *context, float *x, const float *y, int rows, int width, int period) {
-    TIMED(PI0_OP_OTHER, context->table.add_rows(context, x, y, rows, width, period));
+    TIMED(PI0_OP_OTHER, note_rows("add_rows", rows, width, FLOAT, UPDATED),
+          context->table.add_rows(context, x, y, rows, width, period));
 }
 
 void ops_euler(ops *context, float *x, const float *v, float dt, size_t count) {
-    TIMED(PI0_OP_OTHER, context->table.euler(context, x, v, dt, count));
+    TIMED(PI0_OP_OTHER, note_rows("euler", 1, (double)count, FLOAT, UPDATED),
+          context->table.euler(context, x, v, dt, count));
 }
 
 void ops_profile(ops *context, bool enabled) { context->profile.enabled = enabled; }

@@ -32,8 +32,10 @@ typedef struct ops_options {
     int max_columns;         /* widest input or output of any product */
     int max_keys;            /* most keys of any attention */
     int max_heads;
-    int max_kv_columns; /* widest k or v of any attention, kv_heads * head_dim; 0: max_columns */
-    bool emulate_bf16;  /* for tests: bf16 products through oneDNN on any AVX-512 CPU */
+    int max_kv_columns;     /* widest k or v of any attention, kv_heads * head_dim; 0: max_columns */
+    bool emulate_bf16;      /* for tests: bf16 products through oneDNN on any AVX-512 CPU */
+    bool plain_attention;   /* attention as its plain twin computes it, for comparison */
+    bool separate_products; /* ops_linear_many as one product after the other, for comparison */
 } ops_options;
 
 /* Takes all scratch memory that the ops will need; one context serves one inference at a time. */
@@ -104,6 +106,13 @@ void ops_embed(ops *context, float *x, const weight *table, const int32_t *ids, 
 void ops_add_rows(ops *context, float *x, const float *y, int rows, int width, int period);
 /* x += dt * v, multiply and add rounded separately (openpi's eager Euler step) */
 void ops_euler(ops *context, float *x, const float *v, float dt, size_t count);
+
+/* While function is not NULL it is told every op, each thread's part of it, and the ranges around them. The function is
+ * set before an inference and profiling enabled. */
+void ops_trace(ops *context, pi0_trace_function function, void *user);
+/* A range named "NAME INDEX" (index below 0: NAME, which outlives the range). Ranges nest. */
+void ops_range_begin(ops *context, pi0_trace_kind kind, const char *name, int index);
+void ops_range_end(ops *context);
 
 /* Where time goes: when enabled, every op adds its wall time to its kind (PI0_OP_*) of the current stage. */
 void ops_profile(ops *context, bool enabled);

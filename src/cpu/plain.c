@@ -6,10 +6,14 @@
 #include <math.h>
 #include <omp.h>
 
-#include "cpu/context.h"
+#include "cpu/trace.h"
 
-/* Rows are shared out to the context's threads; each is computed by one thread in one order. */
-#define PARALLEL_ROWS(context) _Pragma("omp parallel for schedule(static) num_threads((context)->threads)")
+/* Rows are shared out to the context's threads; each is computed by one thread in one order. The outer loop runs once
+ * on each thread: it stands around the shared one so that the thread's part of the op can be timed. */
+#define PARALLEL_ROWS(context)                                                                                         \
+    _Pragma("omp parallel num_threads((context)->threads)") for (int once_ = (thread_part_begin(context), 1); once_;   \
+                                                                 once_ = (thread_part_end(context), 0))                \
+        _Pragma("omp for schedule(static) nowait")
 
 static float gelu_tanh(float x) {
     double value = x;

@@ -15,6 +15,7 @@
 #include <omp.h>
 
 #include "cpu/engine.h"
+#include "cpu/trace.h"
 
 enum { MAX_SEGMENTS = 8 };
 
@@ -156,14 +157,19 @@ static void multiply_many_rows(ops *context, const product *p) {
     while (column_tasks * row_tasks < 2 * context->threads && p->rows / (row_tasks + 1) >= 8 * kernels->tile_rows)
         row_tasks++;
     int tile_rows = (p->rows + kernels->tile_rows - 1) / kernels->tile_rows;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(context->threads)
-    for (int task = 0; task < column_tasks * row_tasks; task++) {
-        int column_task = task / row_tasks, row_task = task % row_tasks;
-        int first_row = (int)((int64_t)tile_rows * row_task / row_tasks) * kernels->tile_rows;
-        int last_row = (int)((int64_t)tile_rows * (row_task + 1) / row_tasks) * kernels->tile_rows;
-        multiply_tiles(context, p, thread_scratch(context), (int)((int64_t)panels * column_task / column_tasks),
-                       (int)((int64_t)panels * (column_task + 1) / column_tasks), first_row,
-                       last_row < p->rows ? last_row : p->rows);
+#pragma omp parallel num_threads(context->threads)
+    {
+        thread_part_begin(context);
+#pragma omp for schedule(dynamic, 1) nowait
+        for (int task = 0; task < column_tasks * row_tasks; task++) {
+            int column_task = task / row_tasks, row_task = task % row_tasks;
+            int first_row = (int)((int64_t)tile_rows * row_task / row_tasks) * kernels->tile_rows;
+            int last_row = (int)((int64_t)tile_rows * (row_task + 1) / row_tasks) * kernels->tile_rows;
+            multiply_tiles(context, p, thread_scratch(context), (int)((int64_t)panels * column_task / column_tasks),
+                           (int)((int64_t)panels * (column_task + 1) / column_tasks), first_row,
+                           last_row < p->rows ? last_row : p->rows);
+        }
+        thread_part_end(context);
     }
 }
 
@@ -225,6 +231,7 @@ static void multiply_few_rows(ops *context, const product *p) {
     int tasks = piece_count(p, plan.columns);
 #pragma omp parallel num_threads(context->threads)
     {
+        thread_part_begin(context);
         float *sums = (float *)thread_scratch(context);
         float *x = sums + SKINNY_SUMS_FLOATS;
         size_t block = 0;
@@ -236,9 +243,10 @@ static void multiply_few_rows(ops *context, const product *p) {
                                      (size_t)p->k, rows, k, p->w[0]->dtype);
             }
         }
-#pragma omp for schedule(dynamic, 1)
+#pragma omp for schedule(dynamic, 1) nowait
         for (int task = 0; task < tasks; task++)
             multiply_columns(context, p, &plan, x, sums, piece(p, plan.columns, task));
+        thread_part_end(context);
     }
 }
 

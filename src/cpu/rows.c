@@ -3,6 +3,7 @@
  * them, on the calling thread alone otherwise.
  */
 #include "cpu/engine.h"
+#include "cpu/trace.h"
 
 /* A thread more costs about as much as handling this many values. */
 enum { VALUES_PER_THREAD = 16384 };
@@ -34,8 +35,10 @@ static share my_share(size_t count) {
             break;                                                                                                     \
         }                                                                                                              \
         _Pragma("omp parallel num_threads(threads_)") {                                                                \
+            thread_part_begin(context);                                                                                \
             share part = my_share(items_);                                                                             \
             __VA_ARGS__;                                                                                               \
+            thread_part_end(context);                                                                                  \
         }                                                                                                              \
     } while (0)
 

@@ -175,5 +175,6 @@ const backend cuda_backend = {
     cuda_engine_close, cuda_engine_describe,
     cuda_session_open, cuda_session_close,
     cuda_infer,        cuda_read,
+    PI0_CHOICE_GRAPH,
 };
 }

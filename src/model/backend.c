@@ -21,6 +21,7 @@ struct backend_engine {
     pi0_rope rope;
     cpu_isa isa;
     int threads;
+    bool plain_attention, separate_products;
 };
 
 struct backend_session {
@@ -86,6 +87,8 @@ static pi0_status cpu_engine_open(backend_engine **result, const backend_engine_
     engine->isa = o->options->kernels == PI0_KERNELS_PORTABLE ? CPU_ISA_PLAIN : cpu_isa_best();
     engine->rope = o->options->rope;
     engine->threads = o->options->threads;
+    engine->plain_attention = o->options->attention == PI0_ATTENTION_NAIVE;
+    engine->separate_products = !o->options->fuse_qkv;
     weights_options options = {.keep_f32 = o->options->keep_f32_weights,
                                .threads = o->options->threads,
                                .log = &o->log,
@@ -263,6 +266,8 @@ static pi0_status open_ops(backend_session *s, const model_config *c, pi0_error 
         .max_columns = columns,
         .max_keys = s->capacity,
         .max_heads = max_int(c->language.heads, c->vit.heads),
+        .plain_attention = s->engine->plain_attention,
+        .separate_products = s->engine->separate_products,
     };
     return ops_open(&s->ops, &options, error);
 }
@@ -301,6 +306,7 @@ static pi0_status cpu_session_open(backend_session **result, backend_engine *eng
     arena place = {.base = s->memory, .capacity = s->bytes};
     take_buffers(&place, s, c);
     rope_fill(&s->rope, c->language.head_dim, engine->rope);
+    ops_trace(s->ops, options->trace, options->trace_user);
     denoise_fill_schedule(s->ops, &engine->weights, &engine->halves, &s->schedule, s->schedule_scratch);
     *result = s;
     return PI0_OK;
@@ -310,6 +316,11 @@ static pi0_status cpu_session_open(backend_session **result, backend_engine *eng
 
 static bool camera_valid(const backend_input *input, int camera) {
     return input->images[camera] || input->float_images[camera];
+}
+
+static void stage_begin(ops *ops, int stage) {
+    ops_profile_stage(ops, stage);
+    ops_range_begin(ops, PI0_TRACE_STAGE, pi0_stage_name(stage), -1);
 }
 
 /* Image tokens of one observation into s->embeddings; returns their rows and marks which are to be attended to. */
@@ -359,17 +370,21 @@ static pi0_status cpu_infer(backend_session *s, const backend_input *inputs, int
     const model_config *c = &s->engine->weights.config;
     double stage_ms[PI0_STAGE_COUNT] = {0};
     double start = clock_ms();
-    ops_profile(s->ops, s->options.profile);
+    ops_profile(s->ops, s->options.profile || s->options.trace);
     ops_profile_reset(s->ops);
+    ops_range_begin(s->ops, PI0_TRACE_API, "pi0_session_infer", -1);
+    ops_range_begin(s->ops, PI0_TRACE_INFERENCE, "inference", -1);
 
     size_t size = (size_t)s->options.horizon * (size_t)c->action_dim;
     for (int n = 0; n < batch; n++) {
         double begin = clock_ms();
-        ops_profile_stage(s->ops, PI0_STAGE_VIT);
+        stage_begin(s->ops, PI0_STAGE_VIT);
         int image_rows = run_vit(s, &inputs[n], s->key_masks + (size_t)n * (size_t)s->capacity);
+        ops_range_end(s->ops);
         double middle = clock_ms();
-        ops_profile_stage(s->ops, PI0_STAGE_PREFILL);
+        stage_begin(s->ops, PI0_STAGE_PREFILL);
         run_prefill(s, &inputs[n], n, image_rows);
+        ops_range_end(s->ops);
         stage_ms[PI0_STAGE_VIT] += middle - begin;
         stage_ms[PI0_STAGE_PREFILL] += clock_ms() - middle;
         s->states[n] = inputs[n].state;
@@ -377,7 +392,7 @@ static pi0_status cpu_infer(backend_session *s, const backend_input *inputs, int
     }
 
     double begin = clock_ms();
-    ops_profile_stage(s->ops, PI0_STAGE_DENOISE);
+    stage_begin(s->ops, PI0_STAGE_DENOISE);
     denoise_problem problem = {.batch = batch,
                                .horizon = s->options.horizon,
                                .state = s->states,
@@ -386,7 +401,10 @@ static pi0_status cpu_infer(backend_session *s, const backend_input *inputs, int
                                .record_v = s->options.record ? s->record_v : NULL,
                                .caches = s->caches};
     denoise_forward(s->ops, &s->engine->weights, &s->engine->halves, &s->schedule, &s->rope, &s->denoise, &problem);
+    ops_range_end(s->ops);
     double end = clock_ms();
+    ops_range_end(s->ops);
+    ops_range_end(s->ops);
     stage_ms[PI0_STAGE_DENOISE] = end - begin;
     s->last_batch = batch;
 
@@ -463,4 +481,5 @@ const backend cpu_backend = {
     .session_close = cpu_session_close,
     .infer = cpu_infer,
     .read = cpu_read,
+    .choices = PI0_CHOICE_ATTENTION | PI0_CHOICE_FUSE_QKV | PI0_CHOICE_TRACE,
 };

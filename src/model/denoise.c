@@ -125,6 +125,7 @@ static void expert_forward(ops *ops, const model_weights *weights, const denoise
         norm_vectors norm1 = norm_at(&layer->input_layernorm, schedule, 2 * l, step, c->width);
         norm_vectors norm2 = norm_at(&layer->post_attention_layernorm, schedule, 2 * l + 1, step, c->width);
 
+        ops_range_begin(ops, PI0_TRACE_LAYER, "layer", l);
         ops_rms_norm(ops, g->h, b->x, norm1.scale, norm1.shift, rows, c->width);
         ops_linear_many(ops, (float *const[]){g->q, g->k, g->v}, g->h,
                         (const weight *const[]){&layer->q_proj, &layer->k_proj, &layer->v_proj},
@@ -157,6 +158,7 @@ static void expert_forward(ops *ops, const model_weights *weights, const denoise
         ops_rms_norm(ops, g->h, b->x, norm2.scale, norm2.shift, rows, c->width);
         ops_linear_gated(ops, g->mlp, g->h, &layer->gate_proj, &layer->up_proj, rows);
         add_product(ops, b->x, g->mlp, &layer->down_proj, norm2.gate, g->y, rows);
+        ops_range_end(ops);
     }
 }
 
@@ -197,11 +199,13 @@ void denoise_forward(ops *ops, const model_weights *weights, const time_mlp_halv
     size_t size = (size_t)rows * (size_t)config->action_dim;
 
     if (config->family == PI0_FAMILY_PI0) {
+        ops_range_begin(ops, PI0_TRACE_OP, "state token", -1);
         for (int n = 0; n < problem->batch; n++)
             ops_linear_f32(ops, b->x + (size_t)n * (size_t)config->expert.width, problem->state[n], &heads->state_proj,
                            heads->state_bias, 1, false);
         gather_positions(rope, b, problem, 1, 0, config->expert.head_dim);
         expert_forward(ops, weights, schedule, 0, b, problem, 1, 0);
+        ops_range_end(ops);
         first = 1;
     }
 
@@ -209,6 +213,7 @@ void denoise_forward(ops *ops, const model_weights *weights, const time_mlp_halv
     for (int step = 0; step < schedule->steps; step++) {
         if (problem->record_x) memcpy(problem->record_x + (size_t)step * size, problem->actions, size * sizeof(float));
 
+        ops_range_begin(ops, PI0_TRACE_STEP, "step", step);
         embed_actions(ops, weights, halves, schedule, step, b, problem->actions, rows);
         expert_forward(ops, weights, schedule, step, b, problem, problem->horizon, first);
         norm_vectors norm =
@@ -218,5 +223,6 @@ void denoise_forward(ops *ops, const model_weights *weights, const time_mlp_halv
 
         if (problem->record_v) memcpy(problem->record_v + (size_t)step * size, b->velocity, size * sizeof(float));
         ops_euler(ops, problem->actions, b->velocity, schedule->dt, size);
+        ops_range_end(ops);
     }
 }

@@ -57,13 +57,17 @@ void prefill_forward(ops *ops, const model_config *config, const gemma_layer *la
         operand *keys = operand_at(ops, cache->keys, (size_t)l * layer_size);
         operand *values = operand_at(ops, cache->values, (size_t)l * layer_size);
 
+        ops_range_begin(ops, PI0_TRACE_LAYER, "layer", l);
         ops_rms_norm(ops, b->h, x, layer->input_layernorm.weight, NULL, rows, c->width);
         ops_linear_many(ops, (float *const[]){b->k, b->v, b->q}, b->h,
                         (const weight *const[]){&layer->k_proj, &layer->v_proj, &layer->q_proj},
                         (const float *const[]){NULL, NULL, NULL}, last ? 2 : 3, rows);
         ops_rope(ops, keys, b->k, cosine, sine, rows, 1, c->head_dim);
         ops_to_operand(ops, values, b->v, (size_t)rows * (size_t)c->head_dim);
-        if (last) break;
+        if (last) {
+            ops_range_end(ops);
+            break;
+        }
 
         ops_rope(ops, b->q_in, b->q, cosine, sine, rows, c->heads, c->head_dim);
         ops_attention(ops, b->attention, b->q_in, keys, values, &shape);
@@ -72,5 +76,6 @@ void prefill_forward(ops *ops, const model_config *config, const gemma_layer *la
         ops_rms_norm(ops, b->h, x, layer->post_attention_layernorm.weight, NULL, rows, c->width);
         ops_linear_gated(ops, b->mlp, b->h, &layer->gate_proj, &layer->up_proj, rows);
         ops_linear(ops, x, b->mlp, &layer->down_proj, NULL, rows, true);
+        ops_range_end(ops);
     }
 }

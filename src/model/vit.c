@@ -63,7 +63,11 @@ void vit_forward(ops *ops, const model_config *config, const vit_weights *weight
     ops_linear_f32(ops, b->x, b->patches, &weights->patch_embedding, weights->patch_bias, rows, false);
     ops_add_rows(ops, b->x, weights->position_embedding, rows, c->width, c->tokens);
 
-    for (int layer = 0; layer < c->layers; layer++) vit_layer_forward(ops, c, &weights->layers[layer], b, count);
+    for (int layer = 0; layer < c->layers; layer++) {
+        ops_range_begin(ops, PI0_TRACE_LAYER, "layer", layer);
+        vit_layer_forward(ops, c, &weights->layers[layer], b, count);
+        ops_range_end(ops);
+    }
 
     ops_layer_norm(ops, b->h, b->x, weights->post_layernorm_weight, weights->post_layernorm_bias, rows, c->width);
     ops_linear(ops, tokens, b->h, &weights->projector, weights->projector_bias, rows, false);

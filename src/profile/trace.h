@@ -21,7 +21,13 @@ typedef struct trace_kernel {
 } trace_kernel;
 
 /* A range on the device's side that says what its kernels belong to. */
-typedef enum trace_range_kind { TRACE_RANGE_STAGE, TRACE_RANGE_STEP, TRACE_RANGE_LAYER } trace_range_kind;
+typedef enum trace_range_kind {
+    TRACE_RANGE_STAGE,
+    TRACE_RANGE_STEP,
+    TRACE_RANGE_LAYER,
+    TRACE_RANGE_INFERENCE,
+    TRACE_RANGE_KINDS
+} trace_range_kind;
 
 typedef struct trace_range {
     double start_us, end_us;

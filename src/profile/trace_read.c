@@ -414,6 +414,7 @@ typedef enum category {
     CATEGORY_STAGE,
     CATEGORY_STEP,
     CATEGORY_LAYER,
+    CATEGORY_INFERENCE,
 } category;
 
 /* "cat" may list several, separated by commas: the first one that means something counts. */
@@ -437,6 +438,7 @@ static category category_of(const event *event) {
         {"stage", CATEGORY_STAGE},
         {"step", CATEGORY_STEP},
         {"layer", CATEGORY_LAYER},
+        {"inference", CATEGORY_INFERENCE},
         {"gpu_user_annotation", CATEGORY_STAGE},
     };
     scan_slice rest = event->category;
@@ -472,6 +474,7 @@ static pi0_status add_event(reader *reader, const event *event) {
     }
     if (category == CATEGORY_STEP) return add_range(reader, event, TRACE_RANGE_STEP, -1);
     if (category == CATEGORY_LAYER) return add_range(reader, event, TRACE_RANGE_LAYER, -1);
+    if (category == CATEGORY_INFERENCE) return add_range(reader, event, TRACE_RANGE_INFERENCE, -1);
     if (!possible(event)) {
         trace->impossible_count++;
         return PI0_OK;

@@ -123,29 +123,48 @@ static double stages_from_names(trace_split *split, const trace *trace) {
     return all > 0 ? named / all : 0;
 }
 
+/* The inference that begins with kernel i of the order, and ends the one before. */
+static pi0_status begin_inference(trace_split *split, uint32_t i, uint32_t *capacity, pi0_error *error) {
+    uint32_t count = split->inference_count;
+    if (count == *capacity) {
+        uint32_t larger_capacity = *capacity ? *capacity * 2 : 16;
+        void *larger = memory_resize(split->inferences, count * sizeof *split->inferences,
+                                     larger_capacity * sizeof *split->inferences);
+        if (!larger) return no_memory(error);
+        split->inferences = larger;
+        *capacity = larger_capacity;
+    }
+    if (count) split->inferences[count - 1].end = i;
+    split->inferences[split->inference_count++] =
+        (trace_inference){.first = i, .end = split->count, .vit_layers = -1, .prefill_layers = -1, .denoise_steps = -1};
+    return PI0_OK;
+}
+
 /* Cuts where the stages start over: an earlier stage after a later one. Other belongs to either side. */
 static pi0_status cut_inferences(trace_split *split, pi0_error *error) {
-    uint32_t count = 0, capacity = 0;
+    uint32_t capacity = 0;
     int reached = PI0_STAGE_COUNT;
     for (uint32_t i = 0; i < split->count; i++) {
         int stage = split->stages[i];
         if (stage == PI0_STAGE_OTHER && i > 0) continue;
         bool starts_over = stage < reached && (i == 0 || reached != PI0_STAGE_OTHER);
         reached = stage;
-        if (!starts_over) continue;
-        if (count == capacity) {
-            uint32_t larger_capacity = capacity ? capacity * 2 : 16;
-            void *larger = memory_resize(split->inferences, count * sizeof *split->inferences,
-                                         larger_capacity * sizeof *split->inferences);
-            if (!larger) return no_memory(error);
-            split->inferences = larger;
-            capacity = larger_capacity;
-        }
-        if (count) split->inferences[count - 1].end = i;
-        split->inferences[count++] = (trace_inference){
-            .first = i, .end = split->count, .vit_layers = -1, .prefill_layers = -1, .denoise_steps = -1};
+        if (starts_over) TRY(begin_inference(split, i, &capacity, error));
     }
-    split->inference_count = count;
+    return PI0_OK;
+}
+
+/* Cuts where the trace itself says so: the observations of a batch may go through the first stages one by one, so that
+ * stages start over inside an inference. */
+static pi0_status cut_at_ranges(trace_split *split, const trace *trace, const trace_range *ranges, uint32_t count,
+                                pi0_error *error) {
+    uint32_t capacity = 0;
+    const trace_range *reached = NULL;
+    for (uint32_t i = 0; i < split->count; i++) {
+        const trace_range *range = range_at(ranges, count, trace_split_kernel(split, trace, i)->start_us);
+        if (i == 0 || range != reached) TRY(begin_inference(split, i, &capacity, error));
+        reached = range;
+    }
     return PI0_OK;
 }
 
@@ -157,7 +176,7 @@ static uint32_t count_ranges(const trace_range *ranges, uint32_t count, double f
 
 /* Steps and layers of the inferences, from the ranges nested in the stages; what has no ranges stays unknown. */
 static void count_passes(trace_split *split, const trace *trace, const trace_range *ranges,
-                         const uint32_t kind_count[3]) {
+                         const uint32_t kind_count[TRACE_RANGE_KINDS]) {
     const trace_range *stages = ranges, *steps = stages + kind_count[0], *layers = steps + kind_count[1];
     for (uint32_t k = 0; k < split->inference_count; k++) {
         trace_inference *inference = &split->inferences[k];
@@ -307,13 +326,15 @@ static pi0_status split_by_ranges(trace_split *split, const trace *trace, bool *
     if (!ranges) return no_memory(error);
     memcpy(ranges, trace->ranges, trace->range_count * sizeof *ranges);
     qsort(ranges, trace->range_count, sizeof *ranges, by_start);
-    uint32_t kind_count[3] = {0};
+    uint32_t kind_count[TRACE_RANGE_KINDS] = {0};
     for (uint32_t i = 0; i < trace->range_count; i++) kind_count[ranges[i].kind]++;
     pi0_status status = PI0_OK;
     if (stages_from_ranges(split, trace, ranges, kind_count[TRACE_RANGE_STAGE]) >= 0.8) {
         *done = true;
         split->source = "ranges";
-        status = cut_inferences(split, error);
+        uint32_t inferences = kind_count[TRACE_RANGE_INFERENCE];
+        status = inferences ? cut_at_ranges(split, trace, ranges + trace->range_count - inferences, inferences, error)
+                            : cut_inferences(split, error);
         if (status == PI0_OK) {
             count_passes(split, trace, ranges, kind_count);
             keep_whole(split);

@@ -25,7 +25,7 @@ def pi0(*arguments, env=None, timeout=120, **keywords):
 
 # what `pi0 bench` takes from the environment
 ENVIRONMENT = ("WARMUP", "ITERATIONS", "NUM_STEPS", "OPENPI_PI05", "OPENPI_ACTION_HORIZON", "OPENPI_BATCH_SIZE",
-               "OPENPI_TIMING")
+               "OPENPI_TIMING", "PROFILE", "PROFILE_DIR")
 
 
 def ok(*arguments, **keywords):

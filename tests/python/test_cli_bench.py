@@ -1,6 +1,7 @@
 """pi0 bench: the JSON contract, options, the environment of the report's script."""
 
 import csv
+import gzip
 import json
 
 import pytest
@@ -136,10 +137,143 @@ def test_wrong_usage(words, says):
     refused(*TINY, *words, codes=[2], says=says)
 
 
-@pytest.mark.parametrize("words", [["--timing", "device"], ["--gemm", "own"], ["--attention", "naive"],
-                                   ["--no-fuse-qkv"]])
+@pytest.mark.parametrize("words", [["--timing", "device"], ["--gemm", "own"], ["--gemm", "cublaslt"], ["--no-graph"]])
 def test_what_only_a_gpu_has_is_refused(words):
-    refused(*TINY, *words, codes=[1], says=words[0])
+    refused(*TINY, *words, codes=[1], says=[words[0], "cpu backend"])
+
+
+def calls(report, stage, op):
+    ops = next(s for s in report["stages"] if s["name"] == stage)["ops"]
+    return next(o for o in ops if o["name"] == op)["calls"]
+
+
+def test_kernels_to_choose_from():
+    """Without fused QKV two products more in each layer; the layer of prefill that only fills the cache has one."""
+    fused, separate = ok_json(*TINY), ok_json(*TINY, "--no-fuse-qkv")
+    assert calls(separate, "ViT", "GEMM") - calls(fused, "ViT", "GEMM") == 2 * 2
+    assert calls(separate, "LLM prefill", "GEMM") - calls(fused, "LLM prefill", "GEMM") == 2 * 2 + 1
+    assert ok_json(*TINY, "--attention", "naive")["latency_ms"]["mean"] > 0
+    assert ok_json(*TINY, "--attention", "auto", "--gemm", "auto")["graph"] is False
+
+
+# ---- ladder ----
+
+
+def test_ladder():
+    report = ok_json(*TINY, "--threads", "2", "--ladder", "--masked-images", "1")
+    rows = report["ladder"]
+    assert [row["step"] for row in rows] == [
+        "f32, one thread, naive attention, separate QKV, masked images computed", "all threads", "attention kernel",
+        "fused QKV", "masked images skipped", "bf16"]
+    assert all(row.keys() == {"step", "ms", "delta_ms"} and row["ms"] > 0 for row in rows)
+    assert rows[0]["delta_ms"] == 0
+    for before, row in zip(rows, rows[1:]):
+        assert row["delta_ms"] == pytest.approx(row["ms"] - before["ms"], abs=1e-9)
+
+
+def test_ladder_has_rows_for_what_there_is():
+    def steps(*words):
+        return [row["step"] for row in ok_json(*TINY, "--ladder", *words)["ladder"]]
+
+    assert steps("--threads", "1", "--precision", "f32") == [
+        "f32, naive attention, separate QKV", "attention kernel", "fused QKV"]
+    assert steps("--threads", "1", "--attention", "naive", "--no-fuse-qkv") == ["f32", "bf16"]
+    assert "ladder" in ok(*TINY, "--ladder") and "+ attention kernel" in ok(*TINY, "--ladder")
+
+
+# ---- traces ----
+
+
+def trace_of(folder, name="pi0_cpu.json"):
+    raw = (folder / name).read_bytes()
+    return json.loads(gzip.decompress(raw) if name.endswith(".gz") else raw)
+
+
+def slices(trace, category):
+    return [e for e in trace["traceEvents"] if e["ph"] == "X" and e["cat"] == category]
+
+
+def test_trace(tmp_path):
+    report = ok_json(*TINY, "--threads", "2", "--profile", "--profile-dir", tmp_path / "traces")
+    assert [t.keys() for t in report["traces"]] == [{"file", "graph", "kernel_ms"}]
+    assert report["traces"][0]["file"] == str(tmp_path / "traces" / "pi0_cpu.json")
+    trace = trace_of(tmp_path / "traces")
+    assert [e["name"] for e in slices(trace, "stage")] == STAGES[:3]
+    assert [e["name"] for e in slices(trace, "step")] == [f"step {i}" for i in range(10)]
+    assert len(slices(trace, "layer")) == 2 + 3 + 3 + 10 * 3 and len(slices(trace, "inference")) == 1
+    kernels = slices(trace, "kernel")
+    total = sum(e["dur"] for e in kernels) / 1e3
+    assert total == pytest.approx(report["traces"][0]["kernel_ms"], rel=1e-3)
+    assert len(kernels) == sum(op["calls"] for s in report["stages"] for op in s["ops"])
+    for e in kernels:
+        assert e["args"]["bytes"] > 0 and e["args"]["n"] > 0
+    qkv = next(e for e in kernels if e["name"] == "vit_linear_qkv")["args"]
+    assert (qkv["rows"], qkv["k"], qkv["n"], qkv["flops"]) == (48, 48, 144, 2 * 48 * 48 * 144)
+    attention = next(e for e in kernels if e["name"] == "denoise_attention" and e["args"]["rows"] == 10)["args"]
+    assert attention["k"] == 3 * 16 + 20 + 1 + 10 and attention["flops"] == 4 * 10 * 79 * 8 * 16
+
+
+def nesting_depth(events):
+    """Raises where two slices of a track overlap without nesting; ends are whole nanoseconds."""
+    deepest, stack = 0, []
+    for e in sorted(events, key=lambda e: (round(e["ts"] * 1e3), -round(e["dur"] * 1e3))):
+        start, end = round(e["ts"] * 1e3), round(e["ts"] * 1e3) + round(e["dur"] * 1e3)
+        while stack and stack[-1] <= start:
+            stack.pop()
+        assert not stack or end <= stack[-1], e
+        stack.append(end)
+        deepest = max(deepest, len(stack))
+    return deepest
+
+
+def test_trace_keeps_to_the_format(tmp_path):
+    """The trace event format: complete events that nest, flows that bind to slices, names for all tracks."""
+    ok(*TINY, "--threads", "2", "--batch-size", "2", "--profile", "--profile-dir", tmp_path)
+    trace = trace_of(tmp_path)
+    events = trace["traceEvents"]
+    assert {e["ph"] for e in events} == {"X", "M", "s", "f"} and trace["displayTimeUnit"] == "ms"
+    tracks = {}
+    for e in events:
+        if e["ph"] == "X":
+            assert e["ts"] >= 0 and e["dur"] >= 0 and e["name"]
+            tracks.setdefault((e["pid"], e["tid"]), []).append(e)
+    named = {(e["pid"], e["tid"]): e["args"]["name"] for e in events if e["ph"] == "M" and e["name"] == "thread_name"}
+    assert set(tracks) == set(named)
+    assert {"ops 0", "calling thread 0", "thread 0", "thread 1"} == set(named.values())
+    assert {e["pid"] for e in events if e["ph"] == "M" and e["name"] == "process_name"} == {t[0] for t in tracks}
+    depths = {named[track]: nesting_depth(slices_of) for track, slices_of in tracks.items()}
+    assert depths["ops 0"] == 5, "inference > stage > step > layer > kernel"
+    ends = {}
+    for e in events:
+        if e["ph"] in "sf":
+            ends.setdefault(e["id"], {})[e["ph"]] = e
+    assert all(pair.keys() == {"s", "f"} and pair["s"]["ts"] <= pair["f"]["ts"] for pair in ends.values())
+    starts = {(e["pid"], e["tid"], e["ts"]) for e in events if e["ph"] == "X"}
+    assert all((e["pid"], e["tid"], e["ts"]) in starts for pair in ends.values() for e in pair.values())
+    assert len(ends) >= len(slices(trace, "kernel"))
+
+
+@pytest.mark.parametrize("words", [[], ["--model", "tiny-pi05"], ["--profile-gzip"], ["--batch-size", "3"],
+                                   ["--masked-images", "2", "--attention", "naive", "--precision", "bf16"]])
+def test_analyze_tells_what_bench_told(tmp_path, words):
+    report = ok_json(*TINY, "--profile", "--profile-dir", tmp_path, *words)
+    told = ok_json("analyze", report["traces"][0]["file"])
+    assert told["inferences"] == 1 and told["repeats"]["denoise_steps"] == 10 and told["repeats"]["complete"]
+    for mine, theirs in zip(report["stages"][:3], told["stages"]):
+        assert mine["name"] == theirs["name"] and theirs["ms"] == pytest.approx(mine["ms"], rel=0.03)
+    ops = {op: sum(o["ms"] for s in report["stages"] for o in s["ops"] if o["name"] == op) for op in OPS}
+    for category in told["categories"]:
+        assert category["ms"] == pytest.approx(ops[category["name"]], rel=0.03, abs=1e-4)
+
+
+def test_profile_by_the_reports_environment(tmp_path):
+    ok(*TINY, env={"PROFILE": "1", "PROFILE_DIR": str(tmp_path / "a")})
+    assert (tmp_path / "a" / "pi0_cpu.json").exists()
+    ok(*TINY, env={"PROFILE": "0", "PROFILE_DIR": str(tmp_path / "b")})
+    assert not (tmp_path / "b").exists()
+    refused(*TINY, env={"PROFILE": "perhaps"}, codes=[2], says=["PROFILE", "perhaps"])
+    (tmp_path / "file").write_text("")
+    refused(*TINY, "--profile", "--profile-dir", tmp_path / "file", codes=[1], says=str(tmp_path / "file"))
 
 
 def test_output_that_cannot_be_written_is_refused_first(tmp_path):
