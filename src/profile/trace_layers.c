@@ -257,8 +257,19 @@ static bool expert_steps(const finder *finder, const segment *segment, int *step
 
 static double us_per_copy(const segment *segment) { return segment->us / segment->copies; }
 
+/* Share of the kernels from..to-1 whose names occur in first..end-1. */
+static double known_share(finder *finder, uint32_t first, uint32_t end, uint32_t from, uint32_t to) {
+    uint32_t *known = finder->tally, found = 0;
+    const uint32_t *symbols = finder->symbols[1];
+    if (from >= to) return 0;
+    for (uint32_t i = from; i < to; i++) known[symbols[i]] = 0;
+    for (uint32_t i = first; i < end; i++) known[symbols[i]] = 1;
+    for (uint32_t i = from; i < to; i++) found += known[symbols[i]];
+    return (double)found / (to - from);
+}
+
 /* The inference that begins with segment `index`; *used segments belong to it, 0 when it is none of this model's. */
-static void read_plan(const finder *finder, uint32_t index, layer_plan *plan, uint32_t *used) {
+static void read_plan(finder *finder, uint32_t index, layer_plan *plan, uint32_t *used) {
     const segment *vit = &finder->segments[index], *prefill = vit + 1, *expert = vit + 2;
     uint32_t left = finder->segment_count - index;
     *used = 0;
@@ -272,13 +283,19 @@ static void read_plan(const finder *finder, uint32_t index, layer_plan *plan, ui
     bool whole = prefill->copies == GEMMA_LAYERS || prefill->copies == GEMMA_LAYERS - 1;
     if (!whole || left < 3) {
         /* the trace may end inside the prefill or right behind it, but nothing else may follow */
-        if (left == 2 && prefill->copies <= GEMMA_LAYERS && at_end(finder, prefill)) *used = 2;
+        bool other_layers = known_share(finder, vit->first, vit->last + 1, prefill->first, prefill->last + 1) < 0.7;
+        if (left == 2 && prefill->copies <= GEMMA_LAYERS && at_end(finder, prefill) && other_layers) *used = 2;
         return;
     }
     if (!expert_steps(finder, expert, &plan->denoise_steps, &plan->expert_layers)) return;
     if (us_per_copy(prefill) < 1.1 * us_per_copy(expert)) return; /* the expert's layers are a fraction of Gemma's */
-    bool breaks_off = left == 4 && at_end(finder, expert + 1);    /* the next inference, inside its ViT */
-    if (left > 3 && !breaks_off && vit_passes(finder, expert + 1) == 0) return; /* more layers: another model */
+    if (left > 3) { /* the next inference must follow, or it is another model; or the steps were not all seen */
+        const segment *next = expert + 1;
+        bool same_layers = within((double)vit->period, (double)next->period, 1.15) &&
+                           known_share(finder, vit->first, vit->last + 1, next->first, next->last + 1) >= 0.7;
+        bool breaks_off = left == 4 && at_end(finder, next);
+        if (!same_layers || (vit_passes(finder, next) == 0 && !breaks_off)) return;
+    }
     plan->expert_first = expert->first;
     plan->expert_end = expert->last + 1;
     plan->run_first = expert->run_first;
@@ -369,11 +386,68 @@ static uint32_t outer_first(const finder *finder, const layer_plan *plan) {
     return pause;
 }
 
+/* The place near `near` where the kernels are most like those from `reference` on: runs begin a few kernels early or
+ * late. */
+static uint32_t aligned(const finder *finder, uint32_t reference, uint32_t near) {
+    enum { LOOK = 64, REACH = 24 };
+    uint32_t best = near, most = 0;
+    for (int offset = 0; offset <= 2 * REACH; offset++) {
+        int64_t at = (int64_t)near + (offset % 2 ? (offset + 1) / 2 : -(offset / 2)); /* 0, 1, -1, 2, .. */
+        uint32_t same = 0;
+        if (at < 0) continue;
+        for (uint32_t i = 0; i < LOOK && at + i < finder->count && reference + i < finder->count; i++)
+            same += same_symbol(finder, reference + i, (uint32_t)at + i);
+        if (same <= most) continue;
+        most = same;
+        best = (uint32_t)at;
+    }
+    return best;
+}
+
+/* What one step is made of, from the first two: kernels from one to the next, and those before its layers. */
+typedef struct step_shape {
+    uint32_t length, head;
+    uint32_t spread;     /* by which the steps differ in length */
+    uint32_t last_first; /* where the last step has the kernel that the first one's run begins with */
+} step_shape;
+
+/* false: there are no two steps to learn it from. */
+static bool shape_of_step(const finder *finder, const layer_plan *plan, step_shape *shape) {
+    if (plan->run_count < 2 || plan->run_count < (uint32_t)plan->denoise_steps) return false;
+    const repeat_run *runs = &finder->runs[plan->run_first];
+    uint32_t second = aligned(finder, runs[0].first, runs[1].first);
+    if (second <= runs[0].first) return false;
+    shape->length = second - runs[0].first;
+    uint32_t shortest = shape->length, longest = shape->length;
+    for (uint32_t i = 2; i < plan->run_count; i++) {
+        uint32_t length = runs[i].first - runs[i - 1].first;
+        if (length < shortest) shortest = length;
+        if (length > longest) longest = length;
+    }
+    shape->spread = longest - shortest;
+    shape->head = common_before(finder, runs[0].first, second, runs[0].first - plan->prefill_end);
+    shape->last_first = aligned(finder, runs[0].first, runs[plan->run_count - 1].first);
+    return shape->head < shape->length;
+}
+
+/* Where other repeats begin behind the plan's expert: the next inference's ViT, of which not all is there. */
+static uint32_t next_run(const finder *finder, const layer_plan *plan) {
+    uint32_t next = plan->run_first + plan->run_count;
+    return next < finder->run_count ? finder->runs[next].first : finder->count;
+}
+
 static uint32_t outer_end(const finder *finder, const layer_plan *plan) {
-    uint32_t end = finder->count, usual = usual_gap(finder, plan);
-    if (end - plan->expert_end <= 2 * usual + 64) return end;
+    uint32_t end = next_run(finder, plan), usual = usual_gap(finder, plan), next = plan->expert_end;
+    step_shape shape;
     double idle, second;
-    uint32_t pause = longest_pause(finder, plan->expert_end, end, &idle, &second);
+    if (shape_of_step(finder, plan, &shape)) {
+        if (shape.last_first + shape.length - shape.head > next) next = shape.last_first + shape.length - shape.head;
+        if (next + 2 >= end) return end;
+        if (common_from(finder, next, plan->first, end - next) >= 3) return next; /* begins as this one did */
+    }
+    uint32_t pause = longest_pause(finder, next, end, &idle, &second);
+    if (idle >= 100 && idle >= 4 * second) return pause;
+    if (end - plan->expert_end <= 2 * usual + 64) return end;
     if (idle >= 20 && idle >= 2 * second && pause - plan->expert_end <= 2 * usual + 64) return pause;
     return plan->expert_end + usual;
 }
@@ -403,21 +477,17 @@ static void set_ends(const finder *finder, layer_plan *plans, uint32_t count) {
 
 /*
  * The trace may be cut off between two steps. The last step is whole when it is as long as the others, but for what
- * stands before the layers of the next one; and nothing that looks like another step follows.
+ * stands before the layers of the next one; and when the next one does not begin behind it.
  */
 static void check_tail(const finder *finder, layer_plan *plan) {
-    if (!plan->complete || plan->end != finder->count || (int)plan->run_count != plan->denoise_steps) return;
-    if (plan->run_count < 2) return;
-    const repeat_run *runs = &finder->runs[plan->run_first], *last = &runs[plan->run_count - 1];
-    uint32_t step = runs[1].first - runs[0].first;
-    for (uint32_t i = 2; i < plan->run_count; i++)
-        if (runs[i].first - runs[i - 1].first < step) step = runs[i].first - runs[i - 1].first;
-    uint32_t head = plan->expert_first - plan->prefill_end, here = plan->end - last->first;
-    if (here + head + 2 < step) plan->complete = false;
-    if (here <= step + 2) return;
-    uint32_t same = 0, beyond = here - step;
-    for (uint32_t i = 0; i < beyond; i++) same += same_symbol(finder, last->first + step + i, runs[0].first + i);
-    if (same * 2 > beyond) plan->complete = false;
+    step_shape shape;
+    if (!plan->complete || plan->end != finder->count || !shape_of_step(finder, plan, &shape)) return;
+    uint32_t here = plan->end - shape.last_first, whole = shape.length - shape.head;
+    if (here + shape.spread + 2 < whole) plan->complete = false;
+    if (here < whole + shape.spread + 2) return;
+    uint32_t same = 0, beyond = here - whole, first = finder->runs[plan->run_first].first;
+    for (uint32_t i = 0; i < beyond; i++) same += same_symbol(finder, shape.last_first + whole + i, first + whole + i);
+    if (same * 10 >= beyond * 8) plan->complete = false;
 }
 
 /*
@@ -543,7 +613,8 @@ static pi0_status read_plans(finder *finder, layer_plans *plans) {
             plans->reason = "most of its time lies outside the layers that repeat";
             return PI0_OK;
         }
-        uint32_t from = i ? plan[-1].end : 0, until = i + 1 < found ? plan->end : finder->count;
+        uint32_t from = i ? plan[-1].end : 0, until = finder->count;
+        if (i + 1 < found || (plan->expert_end && next_run(finder, plan) < finder->count)) until = plan->end;
         if (layers_are_left(finder, plan, from, until) || (i + 1 == found && steps_follow(finder, plan))) {
             plans->reason = "layers repeat too unevenly to be counted";
             return PI0_OK;
