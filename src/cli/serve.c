@@ -258,8 +258,8 @@ static int serve(const serve_options *o) {
     pi0_status status = stopper_start(&v.stopper, &error);
     if (status != PI0_OK) return terminal_fail(&error);
     if (!o->checkpoint_given)
-        terminal_warning("no --checkpoint: the weights are made up (%s) and the actions mean nothing",
-                         o->model.checkpoint);
+        event_write(&v.log, PI0_LOG_WARNING, "checkpoint", NULL,
+                    "no --checkpoint: the weights are made up (%s) and the actions mean nothing", o->model.checkpoint);
     status = open_service(&v, &error);
     if (status == PI0_OK) {
         terminal_progress_end();

@@ -6,6 +6,10 @@
 #include "base/file.h"
 #include "base/memory.h"
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 #define MAX_FILE_BYTES ((size_t)512 << 20)
 
 void image_release(image *image) {
@@ -13,13 +17,48 @@ void image_release(image *image) {
     image->pixels = NULL;
 }
 
-void image_interleave(uint8_t *rows, const uint8_t *planes, int height, int width) {
-    size_t plane = (size_t)height * (size_t)width;
-    for (size_t i = 0; i < plane; i++) {
+static void interleave_plain(uint8_t *rows, const uint8_t *planes, size_t plane, size_t first) {
+    for (size_t i = first; i < plane; i++) {
         rows[3 * i] = planes[i];
         rows[3 * i + 1] = planes[plane + i];
         rows[3 * i + 2] = planes[2 * plane + i];
     }
+}
+
+#if defined(__x86_64__)
+/* 16 pixels a turn: each 16 bytes of a row take 5 or 6 of every plane. Returns how many pixels are done. */
+__attribute__((target("ssse3"))) static size_t interleave_ssse3(uint8_t *rows, const uint8_t *planes, size_t plane) {
+    enum { O = -1 }; /* not from this plane */
+    const __m128i takes[3][3] = {{_mm_setr_epi8(0, O, O, 1, O, O, 2, O, O, 3, O, O, 4, O, O, 5),
+                                  _mm_setr_epi8(O, 0, O, O, 1, O, O, 2, O, O, 3, O, O, 4, O, O),
+                                  _mm_setr_epi8(O, O, 0, O, O, 1, O, O, 2, O, O, 3, O, O, 4, O)},
+                                 {_mm_setr_epi8(O, O, 6, O, O, 7, O, O, 8, O, O, 9, O, O, 10, O),
+                                  _mm_setr_epi8(5, O, O, 6, O, O, 7, O, O, 8, O, O, 9, O, O, 10),
+                                  _mm_setr_epi8(O, 5, O, O, 6, O, O, 7, O, O, 8, O, O, 9, O, O)},
+                                 {_mm_setr_epi8(O, 11, O, O, 12, O, O, 13, O, O, 14, O, O, 15, O, O),
+                                  _mm_setr_epi8(O, O, 11, O, O, 12, O, O, 13, O, O, 14, O, O, 15, O),
+                                  _mm_setr_epi8(10, O, O, 11, O, O, 12, O, O, 13, O, O, 14, O, O, 15)}};
+    size_t i = 0;
+    for (; i + 16 <= plane; i += 16) {
+        __m128i red = _mm_loadu_si128((const __m128i *)(planes + i));
+        __m128i green = _mm_loadu_si128((const __m128i *)(planes + plane + i));
+        __m128i blue = _mm_loadu_si128((const __m128i *)(planes + 2 * plane + i));
+        for (int k = 0; k < 3; k++) {
+            __m128i some = _mm_or_si128(_mm_shuffle_epi8(red, takes[k][0]), _mm_shuffle_epi8(green, takes[k][1]));
+            _mm_storeu_si128((__m128i *)(rows + 3 * i + 16 * (size_t)k),
+                             _mm_or_si128(some, _mm_shuffle_epi8(blue, takes[k][2])));
+        }
+    }
+    return i;
+}
+#endif
+
+void image_interleave(uint8_t *rows, const uint8_t *planes, int height, int width) {
+    size_t plane = (size_t)height * (size_t)width, done = 0;
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("ssse3")) done = interleave_ssse3(rows, planes, plane);
+#endif
+    interleave_plain(rows, planes, plane, done);
 }
 
 #ifdef PI0_WITH_IMAGES

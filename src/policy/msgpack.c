@@ -438,8 +438,9 @@ static node decode_root(decoder *d) {
 #define msgpack_unpack_user             decoder
 #include <msgpack/unpack_template.h>
 
-pi0_status wire_decode(wire_message *message, const void *bytes, size_t size, const wire_limits *limits,
-                       pi0_error *error) {
+/* Decodes `text`, which stays where it is and may be changed; NULL: a copy of `bytes` is made. */
+static pi0_status decode(wire_message *message, char *text, const void *bytes, size_t size, const wire_limits *limits,
+                         pi0_error *error) {
     *message = (wire_message){0};
     struct template_context context = {.user = {.limits = limits ? *limits : wire_limits_default(), .error = error}};
     decoder *d = &context.user;
@@ -448,15 +449,16 @@ pi0_status wire_decode(wire_message *message, const void *bytes, size_t size, co
         return error_set(error, PI0_ERROR_FORMAT, "expected a message of at most %zu bytes, found %zu",
                          d->limits.max_bytes, size);
     if (d->limits.max_items > size) d->limits.max_items = size; /* a value takes one byte at least */
-    char *copy = block_take(&d->blocks, size);
+    bool copied = !text;
+    if (copied) text = block_take(&d->blocks, size);
     value *root = block_take(&d->blocks, sizeof *root);
-    if (!copy || !root) {
+    if (!text || !root) {
         fail_memory(d, size);
     } else {
-        if (size) memcpy(copy, bytes, size);
+        if (copied && size) memcpy(text, bytes, size);
         template_init(&context);
         size_t offset = 0;
-        int result = size ? template_execute(&context, copy, size, &offset) : 0;
+        int result = size ? template_execute(&context, text, size, &offset) : 0;
         if (result == 0)
             d->status =
                 error_set(error, PI0_ERROR_FORMAT, "expected a whole message, found its end after %zu bytes", size);
@@ -473,6 +475,16 @@ pi0_status wire_decode(wire_message *message, const void *bytes, size_t size, co
     message->root = root;
     if (d->status) wire_release(message);
     return d->status;
+}
+
+pi0_status wire_decode(wire_message *message, const void *bytes, size_t size, const wire_limits *limits,
+                       pi0_error *error) {
+    return decode(message, NULL, bytes, size, limits, error);
+}
+
+pi0_status wire_decode_in_place(wire_message *message, void *bytes, size_t size, const wire_limits *limits,
+                                pi0_error *error) {
+    return decode(message, bytes, NULL, size, limits, error);
 }
 
 /* ---- encoding ---- */

@@ -15,14 +15,8 @@ pi0_status pi0_request_new(pi0_request **request, pi0_error *error) {
     return PI0_OK;
 }
 
-pi0_status pi0_request_decode(pi0_request **request, const void *bytes, size_t size, pi0_error *error) {
-    if (!request || (size && !bytes))
-        return error_set(error, PI0_ERROR_ARGUMENT, "pi0_request_decode: expected a request and bytes");
-    *request = NULL;
-    pi0_request *made;
-    TRY(pi0_request_new(&made, error));
-    wire_limits limits = wire_limits_default();
-    pi0_status status = wire_decode(&made->message, bytes, size, &limits, error);
+/* A request whose message came out of wire_decode with this status; takes *made over. */
+static pi0_status accept_message(pi0_request **request, pi0_request *made, pi0_status status, pi0_error *error) {
     const value *root = status == PI0_OK ? made->message.root : NULL;
     if (root && root->kind != VALUE_MAP) {
         char found[120];
@@ -34,6 +28,24 @@ pi0_status pi0_request_decode(pi0_request **request, const void *bytes, size_t s
     else
         pi0_request_free(&made);
     return status;
+}
+
+pi0_status pi0_request_decode(pi0_request **request, const void *bytes, size_t size, pi0_error *error) {
+    if (!request || (size && !bytes))
+        return error_set(error, PI0_ERROR_ARGUMENT, "pi0_request_decode: expected a request and bytes");
+    *request = NULL;
+    pi0_request *made;
+    TRY(pi0_request_new(&made, error));
+    wire_limits limits = wire_limits_default();
+    return accept_message(request, made, wire_decode(&made->message, bytes, size, &limits, error), error);
+}
+
+pi0_status request_decode_in_place(pi0_request **request, void *bytes, size_t size, pi0_error *error) {
+    *request = NULL;
+    pi0_request *made;
+    TRY(pi0_request_new(&made, error));
+    wire_limits limits = wire_limits_default();
+    return accept_message(request, made, wire_decode_in_place(&made->message, bytes, size, &limits, error), error);
 }
 
 void pi0_request_free(pi0_request **request) {

@@ -34,6 +34,8 @@ struct pi0_request {
 const value *request_find(const pi0_request *request, const char *key);
 /* The same among the values set from code only. */
 const value *request_find_set(const pi0_request *request, const char *key);
+/* pi0_request_decode without a copy: see wire_decode_in_place. */
+pi0_status request_decode_in_place(pi0_request **request, void *bytes, size_t size, pi0_error *error);
 bool request_is_built(const pi0_request *request);
 
 #endif

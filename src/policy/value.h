@@ -85,6 +85,10 @@ typedef struct wire_message {
  * On failure there is nothing to release. */
 pi0_status wire_decode(wire_message *message, const void *bytes, size_t size, const wire_limits *limits,
                        pi0_error *error);
+/* The same without a copy: texts and arrays point into bytes[size], which is changed on the way (texts are moved to
+ * make room for their NUL, numbers turned to this machine's order) and has to outlive the message. */
+pi0_status wire_decode_in_place(wire_message *message, void *bytes, size_t size, const wire_limits *limits,
+                                pi0_error *error);
 void wire_release(wire_message *message);
 
 /* Growing output buffer of the encoder; release bytes with memory_release. */

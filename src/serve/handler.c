@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "base/memory.h"
+#include "policy/request.h"
 
 struct handler {
     handler_options options;
@@ -75,11 +76,13 @@ static size_t noise_count(const handler *h) { return (size_t)h->info.horizon * (
 
 void handler_prepare(handler *h, job *j) {
     double begin = clock_ms();
+    pi0_request *request = NULL;
     j->record = recorder_request(&h->recorder, j->bytes, j->size);
-    pi0_status status = pi0_request_decode(&j->request, j->bytes, j->size, &j->error);
-    if (status == PI0_OK) status = pi0_policy_prepare(h->options.policy, j->request, &j->input, &j->error);
+    pi0_status status = request_decode_in_place(&request, j->bytes, j->size, &j->error);
+    if (status == PI0_OK) status = pi0_policy_prepare(h->options.policy, request, &j->input, &j->error);
     j->failed = status != PI0_OK;
-    /* the images live on in the input */
+    /* all that is needed lives on in the input */
+    pi0_request_free(&request);
     memory_release(j->bytes);
     j->bytes = NULL;
     j->size = 0;

@@ -22,7 +22,7 @@ typedef struct handler_options {
 pi0_status handler_open(handler **handler, const handler_options *options, pi0_error *error);
 void handler_close(handler **handler);
 
-/* The preparer's part: fills request and input, or marks the job failed. */
+/* The preparer's part: turns the message into an input, or marks the job failed. */
 void handler_prepare(handler *handler, job *job);
 /* The runner's part, for jobs that were prepared: fills response, or marks them failed. count <= batch. */
 void handler_run(handler *handler, job *const *jobs, int count);

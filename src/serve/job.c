@@ -16,6 +16,5 @@ void job_free(job *job) {
     memory_release(job->bytes);
     memory_release(job->response.bytes);
     pi0_input_free(&job->input);
-    pi0_request_free(&job->request);
     memory_release(job);
 }

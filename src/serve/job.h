@@ -20,14 +20,13 @@ typedef struct job {
     uint64_t connection;  /* whose it is */
     unsigned char *bytes; /* the message, [size]; owned */
     size_t size;
-    uint64_t record;       /* number under --record-dir; from the preparer */
-    double prev_total_ms;  /* of the connection's previous request; negative: this is its first */
-    double received_ms;    /* monotonic clock */
-    double deadline_ms;    /* monotonic clock: not worth running later */
-    atomic_bool abandoned; /* the client is gone or was told that time is up: do no more work for it */
+    unsigned long long record; /* number under --record-dir; from the preparer */
+    double prev_total_ms;      /* of the connection's previous request; negative: this is its first */
+    double received_ms;        /* monotonic clock */
+    double deadline_ms;        /* monotonic clock: not worth running later */
+    atomic_bool abandoned;     /* the client is gone or was told that time is up: do no more work for it */
 
-    pi0_request *request; /* from here on: made by the preparer */
-    pi0_input *input;
+    pi0_input *input; /* from here on: made by the preparer */
     double prepare_ms;
 
     double infer_ms;            /* the model alone */

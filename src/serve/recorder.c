@@ -22,10 +22,10 @@ pi0_status recorder_open(recorder *r, const char *folder, metrics *metrics, cons
     return PI0_OK;
 }
 
-static bool write_record(recorder *r, uint64_t number, const char *suffix, const void *bytes, size_t size) {
+static bool write_record(recorder *r, unsigned long long number, const char *suffix, const void *bytes, size_t size) {
     char path[4096];
     pi0_error error;
-    int length = snprintf(path, sizeof path, "%s/%06llu%s", r->folder, (unsigned long long)number, suffix);
+    int length = snprintf(path, sizeof path, "%s/%06llu%s", r->folder, number, suffix);
     pi0_status status = length > 0 && (size_t)length < sizeof path
                             ? file_write(path, bytes, size, &error)
                             : error_set(&error, PI0_ERROR_IO, "%s: the name is too long", r->folder);
@@ -37,15 +37,14 @@ static bool write_record(recorder *r, uint64_t number, const char *suffix, const
     return false;
 }
 
-uint64_t recorder_request(recorder *r, const void *bytes, size_t size) {
+unsigned long long recorder_request(recorder *r, const void *bytes, size_t size) {
     if (!r->folder) return 0;
-    uint64_t number = r->next++;
+    unsigned long long number = r->next++;
     if (write_record(r, number, ".msgpack", bytes, size) && atomic_exchange(&r->failing, false))
-        event_write(r->log, PI0_LOG_WARNING, "record", NULL, "requests are recorded again, from %06llu on",
-                    (unsigned long long)number);
+        event_write(r->log, PI0_LOG_WARNING, "record", NULL, "requests are recorded again, from %06llu on", number);
     return number;
 }
 
-void recorder_response(recorder *r, uint64_t number, const void *bytes, size_t size) {
+void recorder_response(recorder *r, unsigned long long number, const void *bytes, size_t size) {
     if (r->folder) write_record(r, number, ".response.msgpack", bytes, size);
 }

@@ -12,7 +12,7 @@
 
 typedef struct recorder {
     const char *folder; /* borrowed; NULL: nothing is recorded */
-    uint64_t next;      /* number of the next request: after those that are there already */
+    atomic_ullong next; /* number of the next request: after those that are there already */
     metrics *metrics;
     const event_log *log;
     atomic_bool failing; /* said once, not for every request */
@@ -22,7 +22,7 @@ typedef struct recorder {
 pi0_status recorder_open(recorder *recorder, const char *folder, metrics *metrics, const event_log *log,
                          pi0_error *error);
 /* Records a request and returns its number. */
-uint64_t recorder_request(recorder *recorder, const void *bytes, size_t size);
-void recorder_response(recorder *recorder, uint64_t number, const void *bytes, size_t size);
+unsigned long long recorder_request(recorder *recorder, const void *bytes, size_t size);
+void recorder_response(recorder *recorder, unsigned long long number, const void *bytes, size_t size);
 
 #endif

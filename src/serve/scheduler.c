@@ -19,7 +19,7 @@ struct scheduler {
     pthread_cond_t prepared; /* for the runner */
     queue waiting, ready, done;
     int preparing, running; /* jobs in the hands of the threads */
-    bool stopping;
+    bool runner_waits, stopping;
     pthread_t preparer, runner;
     int threads; /* started */
     job **batch; /* [options.batch] of the runner */
@@ -69,29 +69,34 @@ static void deliver(scheduler *s, job *j) {
 
 static bool not_wanted(job *j) { return atomic_load(&j->abandoned) || clock_ms() > j->deadline_ms; }
 
+/* Called with the lock held, which is given up for the work. */
+static void prepare_job(scheduler *s, job *j) {
+    s->preparing++;
+    publish_lengths(s);
+    pthread_mutex_unlock(&s->lock);
+    bool wanted = !not_wanted(j);
+    if (wanted) {
+        handler_prepare(s->options.handler, j);
+        metrics_observe(s->options.metrics, METRIC_PREPARE, j->prepare_ms / 1000);
+    }
+    pthread_mutex_lock(&s->lock);
+    s->preparing--;
+    if (wanted && !j->failed) {
+        push(&s->ready, j);
+        pthread_cond_signal(&s->prepared);
+    } else {
+        deliver(s, j);
+    }
+    publish_lengths(s);
+}
+
 static void *prepare(void *argument) {
     scheduler *s = argument;
     pthread_mutex_lock(&s->lock);
     while (true) {
         while (!s->waiting.first && !s->stopping) pthread_cond_wait(&s->received, &s->lock);
         if (s->stopping) break;
-        job *j = pop(&s->waiting);
-        s->preparing = 1;
-        pthread_mutex_unlock(&s->lock);
-        bool wanted = !not_wanted(j);
-        if (wanted) {
-            handler_prepare(s->options.handler, j);
-            metrics_observe(s->options.metrics, METRIC_PREPARE, j->prepare_ms / 1000);
-        }
-        pthread_mutex_lock(&s->lock);
-        s->preparing = 0;
-        if (wanted && !j->failed) {
-            push(&s->ready, j);
-            pthread_cond_signal(&s->prepared);
-        } else {
-            deliver(s, j);
-        }
-        publish_lengths(s);
+        prepare_job(s, pop(&s->waiting));
     }
     pthread_mutex_unlock(&s->lock);
     return NULL;
@@ -124,12 +129,23 @@ static int gather(scheduler *s) {
     return count;
 }
 
+/* A runner that waits prepares a lone request itself: that saves waking one more thread. Called with the lock held. */
+static bool runner_has_work(const scheduler *s) { return s->ready.first || (s->waiting.first && !s->preparing); }
+
 static void *run(void *argument) {
     scheduler *s = argument;
     pthread_mutex_lock(&s->lock);
     while (true) {
-        while (!s->ready.first && !s->stopping) pthread_cond_wait(&s->prepared, &s->lock);
+        while (!runner_has_work(s) && !s->stopping) {
+            s->runner_waits = true;
+            pthread_cond_wait(&s->prepared, &s->lock);
+            s->runner_waits = false;
+        }
         if (s->stopping) break;
+        if (!s->ready.first) {
+            prepare_job(s, pop(&s->waiting));
+            continue;
+        }
         int count = gather(s);
         publish_lengths(s);
         if (!count) continue;
@@ -202,7 +218,8 @@ bool scheduler_submit(scheduler *s, job *j) {
     bool room = s->waiting.length + s->preparing + s->ready.length < s->options.max_queue;
     if (room) {
         push(&s->waiting, j);
-        pthread_cond_signal(&s->received);
+        pthread_cond_signal(s->runner_waits && runner_has_work(s) ? &s->prepared : &s->received);
+        s->runner_waits = false; /* it is woken once; who comes next is for the preparer */
         publish_lengths(s);
     }
     pthread_mutex_unlock(&s->lock);
