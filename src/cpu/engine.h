@@ -11,10 +11,10 @@
 
 enum {
     ROWS_AT_ONCE = 840, /* rows of x in one task of a product, at most: a multiple of 6 and 14 */
-    SKINNY_ROWS = 24,   /* products of at most this many rows read the weights where they lie */
-    /* Per thread: sums of two halves for each group of rows, and the tile they become. */
+    SKINNY_ROWS = 36,   /* products of at most this many rows read the weights where they lie */
     SKINNY_TASK_COLUMNS = 128,
-    SKINNY_SUMS_FLOATS = (SKINNY_ROWS / SKINNY_MAX_ROWS * 2 + 2) * SKINNY_MAX_ROWS * SKINNY_TASK_COLUMNS + 64,
+    /* Per thread: sums of all rows for two halves, and the tile that one group of rows becomes. */
+    SKINNY_SUMS_FLOATS = (SKINNY_ROWS + SKINNY_MAX_ROWS) * 2 * SKINNY_TASK_COLUMNS + 64,
 };
 
 /* The calling thread's own part of the scratch memory; 64-byte aligned. */

@@ -36,6 +36,7 @@ typedef struct tile_target {
 
 typedef struct kernels {
     int lanes, tile_rows;
+    int skinny_rows; /* rows of x per call of skinny, at most SKINNY_MAX_ROWS */
 
     /* c[rows][c_stride] (+)= x rows * panel; vectors: 1 or 2 vectors of columns; first: = instead of +=. Meanwhile
      * fetches k float32 from each of two addresses into L2. */

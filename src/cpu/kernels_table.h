@@ -2,6 +2,7 @@
 const kernels KERNELS = {
     .lanes = LANES,
     .tile_rows = TILE_ROWS,
+    .skinny_rows = SKINNY_ROWS_AT_ONCE,
     .tile = tile,
     .pack = pack,
     .copy_panel = copy_panel,

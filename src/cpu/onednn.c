@@ -12,6 +12,7 @@
 #include "cpu/engine.h"
 
 enum {
+    FEW_ROWS = 16,          /* up to here reading the weights is the bound: the float32 kernels read them once */
     CACHE_SIZE = 256,       /* primitives; the one unused longest makes room */
     GATED_COLUMNS = 1024,   /* gate and up of so many columns are made at once, to be in cache when multiplied */
     SCORE_FLOATS = 1 << 20, /* attention scores made at once */
@@ -174,7 +175,7 @@ static bool multiply(ops *context, const product_shape *shape, void *y, const vo
 
 /* ---- linear layers ---- */
 
-static bool suits(const weight *w, int rows) { return w->dtype == DTYPE_BF16 && rows > SKINNY_ROWS; }
+static bool suits(const weight *w, int rows) { return w->dtype == DTYPE_BF16 && rows > FEW_ROWS; }
 
 /* x [rows, w.cols] times `columns` rows of w; y has y_row elements a row. */
 static product_shape linear_shape(const weight *w, int rows, int columns, int y_row, after after, bool has_bias,
@@ -198,7 +199,7 @@ static void linear(ops *context, float *y, const operand *x, const weight *w, co
 
 static void linear_many(ops *context, float *const *y, const operand *x, const weight *const *w,
                         const float *const *bias, int count, int rows) {
-    if (rows <= SKINNY_ROWS) {
+    if (rows <= FEW_ROWS) {
         product_linear_many(context, y, x, w, bias, count, rows);
         return;
     }
@@ -250,7 +251,7 @@ static void attention(ops *context, operand *out, const operand *q, const operan
     int64_t q_row = group > 1 ? head_dim : (int64_t)shape->heads * head_dim;
     int64_t rows = shape->queries * group, stride = (keys + 31) / 32 * 32;
     int64_t at_once = (int64_t)onednn->scores_floats / (batch * stride);
-    bool ok = (group == 1 || batch == 1) && at_once > 0 && rows > SKINNY_ROWS;
+    bool ok = (group == 1 || batch == 1) && at_once > 0 && rows > FEW_ROWS;
     if (at_once > rows) at_once = rows;
     float *scores = onednn->scores;
     bf16 *weights = (bf16 *)(onednn->scores + onednn->scores_floats);

@@ -176,14 +176,14 @@ static void multiply_many_rows(ops *context, const product *p) {
 /* ---- few rows ---- */
 
 typedef struct skinny_plan {
-    int groups, group_rows; /* rows of x in groups of at most SKINNY_MAX_ROWS */
+    int groups, group_rows; /* rows of x in groups of at most kernels->skinny_rows */
     int block_k;            /* so much of a group's x stays in L1 */
     int columns;            /* of y in a task; where gated, of gate and of up */
     size_t block_floats;    /* of one group's packed x and one block of k */
 } skinny_plan;
 
 static skinny_plan plan_skinny(const ops *context, const product *p) {
-    skinny_plan plan = {.groups = (p->rows + SKINNY_MAX_ROWS - 1) / SKINNY_MAX_ROWS};
+    skinny_plan plan = {.groups = (p->rows + context->kernels->skinny_rows - 1) / context->kernels->skinny_rows};
     plan.group_rows = (p->rows + plan.groups - 1) / plan.groups;
     int fitting = (int)(context->l1_bytes * 3 / 4 / sizeof(float)) / plan.group_rows;
     int blocks = (p->k + fitting - 1) / fitting;
@@ -197,8 +197,8 @@ static skinny_plan plan_skinny(const ops *context, const product *p) {
 static void multiply_columns(const ops *context, const product *p, const skinny_plan *plan, const float *x, float *sums,
                              column_range range) {
     const kernels *kernels = context->kernels;
-    size_t sums_floats = (size_t)SKINNY_MAX_ROWS * SKINNY_TASK_COLUMNS;
-    float *tile = sums + (size_t)SKINNY_ROWS / SKINNY_MAX_ROWS * 2 * sums_floats + MAX_LANES;
+    size_t sums_floats = (size_t)plan->group_rows * SKINNY_TASK_COLUMNS;
+    float *tile = sums + 2 * plan->groups * sums_floats + MAX_LANES;
     for (int first_k = 0; first_k < p->k; first_k += plan->block_k) {
         int k = p->k - first_k < plan->block_k ? p->k - first_k : plan->block_k;
         for (int half = 0; half <= (int)p->gated; half++) {

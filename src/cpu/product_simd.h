@@ -261,7 +261,7 @@ ALWAYS_INLINE void skinny_rows(float *sums, const float *x, int k, const void *w
                        first);
 }
 
-#define SKINNY_ROWS(n)                                                                                                 \
+#define SKINNY(n)                                                                                                      \
     static void skinny_##n(float *sums, const float *x, int k, const void *w, tensor_dtype dtype, size_t stride,       \
                            int columns, bool first) {                                                                  \
         if (dtype == DTYPE_BF16)                                                                                       \
@@ -269,24 +269,29 @@ ALWAYS_INLINE void skinny_rows(float *sums, const float *x, int k, const void *w
         else                                                                                                           \
             skinny_rows(sums, x, k, w, stride, columns, n, false, first);                                              \
     }
-SKINNY_ROWS(1)
-SKINNY_ROWS(2)
-SKINNY_ROWS(3)
-SKINNY_ROWS(4)
-SKINNY_ROWS(5)
-SKINNY_ROWS(6)
-SKINNY_ROWS(7)
-SKINNY_ROWS(8)
-SKINNY_ROWS(9)
-SKINNY_ROWS(10)
-SKINNY_ROWS(11)
-SKINNY_ROWS(12)
+SKINNY(1)
+SKINNY(2)
+SKINNY(3)
+SKINNY(4)
+SKINNY(5)
+SKINNY(6)
+#if !defined(__AVX512F__)
+SKINNY(7)
+SKINNY(8)
+SKINNY(9)
+SKINNY(10)
+SKINNY(11)
+SKINNY(12)
+#endif
 
 static void skinny(float *sums, const float *x, int rows, int k, const void *w, tensor_dtype dtype, size_t stride,
                    int columns, bool first) {
     static void (*const by_rows[])(float *, const float *, int, const void *, tensor_dtype, size_t, int, bool) = {
         skinny_1, skinny_2, skinny_3, skinny_4,  skinny_5,  skinny_6,
+#if !defined(__AVX512F__)
         skinny_7, skinny_8, skinny_9, skinny_10, skinny_11, skinny_12,
+#endif
+
     };
     by_rows[rows - 1](sums, x, k, w, dtype, stride, columns, first);
 }
