@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/file.h"
 #include "base/memory.h"
 #include "base/text.h"
 #include "cli/commands.h"
@@ -13,7 +14,7 @@ enum { MAX_ROWS = 1000000, DEFAULT_ROWS = 25, DEFAULT_KERNELS_PER_OP = 6, NOT_GI
 
 typedef struct analyze_options {
     common_options common;
-    const char *trace, *compare;
+    const char *trace, *compare, *html;
     trace_limits limits; /* NOT_GIVEN: 25 rows of text, all rows of JSON */
 } analyze_options;
 
@@ -36,6 +37,20 @@ static int no_memory(void) {
     return EXIT_FAILED;
 }
 
+static int write_html(const analyze_options *options, const trace_report *a, const trace_report *b) {
+    trace_limits limits = limits_or(&options->limits, DEFAULT_ROWS, DEFAULT_KERNELS_PER_OP);
+    text_buffer page = {0};
+    pi0_error error;
+    trace_report_html(a, b, &limits, &page);
+    if (page.failed) {
+        memory_release(page.bytes);
+        return no_memory();
+    }
+    pi0_status status = file_write(options->html, page.bytes, page.size, &error);
+    memory_release(page.bytes);
+    return status == PI0_OK ? EXIT_DONE : terminal_fail(&error);
+}
+
 static int print(const analyze_options *options, const trace_report *a, const trace_report *b) {
     bool json = options->common.json;
     trace_limits limits =
@@ -56,6 +71,7 @@ static int analyze(const analyze_options *options) {
     trace_report reports[2] = {{0}, {0}};
     const char *paths[2] = {options->trace, options->compare};
     int count = options->compare ? 2 : 1, exit_code = EXIT_DONE;
+    if (options->html && output_check(options->html, &error) != PI0_OK) return terminal_fail(&error);
     for (int i = 0; i < count && exit_code == EXIT_DONE; i++) {
         if (trace_report_open(&reports[i], paths[i], &error) != PI0_OK)
             exit_code = terminal_fail(&error);
@@ -63,6 +79,7 @@ static int analyze(const analyze_options *options) {
             warn(&reports[i]);
     }
     const trace_report *second = count == 2 ? &reports[1] : NULL;
+    if (exit_code == EXIT_DONE && options->html) exit_code = write_html(options, &reports[0], second);
     if (exit_code == EXIT_DONE) exit_code = print(options, &reports[0], second);
     for (int i = 0; i < count; i++) trace_report_release(&reports[i]);
     return exit_code;
@@ -89,6 +106,12 @@ int command_analyze(int argc, char **argv) {
          .target = &options.compare,
          .value = "FILE2",
          .help = "a second trace, set beside the first: stage by stage, op by op, kernel by kernel"},
+        {.name = "--html",
+         .kind = OPTION_TEXT,
+         .target = &options.html,
+         .value = "FILE",
+         .help =
+             "write a page that needs no network: stages, ops, kernels and a timeline of one inference to zoom into"},
         {0},
     };
     const option_group groups[] = {{"output", files}, {"rows of the tables", rows}, {NULL, NULL}};
@@ -104,7 +127,8 @@ int command_analyze(int argc, char **argv) {
             "trace cannot give is null (\"-\" in the tables), never a guess.",
         .examples = "  pi0 analyze trace.json                       tables of totals, stages, ops and kernels\n"
                     "  zcat trace.json.gz | pi0 analyze - --json    for scripts\n"
-                    "  pi0 analyze new.json --compare old.json      what became faster, and where\n",
+                    "  pi0 analyze new.json --compare old.json      what became faster, and where\n"
+                    "  pi0 analyze trace.json --html report.html    a page to look at and to pass on\n",
         .operand = "FILE",
         .operand_value = &options.trace,
         .groups = groups,

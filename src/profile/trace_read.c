@@ -434,7 +434,7 @@ static category category_of(const event *event) {
         {"cuda_runtime", CATEGORY_RUNTIME},
         {"runtime", CATEGORY_RUNTIME},
         {"hip_runtime", CATEGORY_RUNTIME},
-        {"hip_api", CATEGORY_RUNTIME},
+        {"hip_api", CATEGORY_RUNTIME},    {"host_call", CATEGORY_RUNTIME},
         {"stage", CATEGORY_STAGE},
         {"step", CATEGORY_STEP},
         {"layer", CATEGORY_LAYER},
