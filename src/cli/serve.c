@@ -114,6 +114,8 @@ typedef struct service {
     pi0_policy_info policy_info;
     pi0_engine *engine;
     wire_buffer metadata;
+    cameras *cameras;
+    char about[300];
     metrics *metrics;
     handler *handler;
     scheduler *scheduler;
@@ -167,6 +169,10 @@ static pi0_status open_engine(service *v, pi0_error *error) {
         engine.log_user = &v->log;
     }
     TRY(pi0_engine_open(&v->engine, &engine, error));
+    pi0_engine_info info = {.struct_size = sizeof info};
+    TRY(pi0_engine_describe(v->engine, &info, error));
+    snprintf(v->about, sizeof v->about, "%s%s%s on %s, %s", v->policy_info.config ? v->policy_info.config : "",
+             v->policy_info.config ? " " : "", info.layout, info.device_name, options_precision_name(info.precision));
     return infer_check_engine(&v->policy_info, v->engine, o->model.checkpoint, error);
 }
 
@@ -196,6 +202,7 @@ static pi0_status open_service(service *v, pi0_error *error) {
     if (o->record_dir) TRY(output_folder(o->record_dir, error));
     TRY(metrics_open(&v->metrics, error));
     TRY(open_policy(v, error));
+    if (o->dashboard_images) TRY(cameras_open(&v->cameras, &v->policy_info, error));
     /* the port before the weights: what is wrong with it shows at once */
     TRY(server_open(&v->server,
                     &(server_options){.host = o->host,
@@ -210,6 +217,8 @@ static pi0_status open_service(service *v, pi0_error *error) {
                                       .tls_cert = o->tls_cert,
                                       .tls_key = o->tls_key,
                                       .api_key = v->api_key,
+                                      .about = v->about,
+                                      .cameras = v->cameras,
                                       .log = v->log,
                                       .listening = tell_address,
                                       .listening_user = v},
@@ -223,6 +232,7 @@ static pi0_status open_service(service *v, pi0_error *error) {
                                         .seeded = o->seeded,
                                         .seed = o->seed,
                                         .record_dir = o->record_dir,
+                                        .cameras = v->cameras,
                                         .metrics = v->metrics,
                                         .log = v->log},
                      error));
@@ -247,6 +257,7 @@ static void close_service(service *v) {
     pi0_engine_close(&v->engine);
     pi0_policy_close(&v->policy);
     metrics_close(&v->metrics);
+    cameras_close(&v->cameras);
     memory_release(v->metadata.bytes);
     memory_release(v->api_key);
 }

@@ -86,6 +86,7 @@ void handler_prepare(handler *h, job *j) {
     memory_release(j->bytes);
     j->bytes = NULL;
     j->size = 0;
+    if (!j->failed && h->options.cameras) cameras_show(h->options.cameras, j->input);
     j->prepare_ms = clock_ms() - begin;
 }
 

@@ -2,6 +2,7 @@
 #ifndef PI0_SERVE_HANDLER_H
 #define PI0_SERVE_HANDLER_H
 
+#include "serve/cameras.h"
 #include "serve/job.h"
 #include "serve/recorder.h"
 
@@ -15,6 +16,7 @@ typedef struct handler_options {
     bool seeded;   /* the same noise for every request: normal("noise", seed); else each draws its own */
     uint64_t seed;
     const char *record_dir; /* NNNNNN.msgpack and NNNNNN.response.msgpack; or NULL */
+    cameras *cameras;       /* borrowed; NULL: images are not shown */
     metrics *metrics;
     event_log log;
 } handler_options;

@@ -1,5 +1,6 @@
 /*
- * Plain HTTP beside the websocket: who may upgrade, /healthz as openpi's server answers it, /metrics for Prometheus.
+ * Plain HTTP beside the websocket: who may upgrade, /healthz as openpi's server answers it, /metrics for Prometheus,
+ * the dashboard.
  * With an API key everything but /healthz asks for it; a browser, which can send no such header, may give the key as
  * the password of HTTP's basic authentication.
  */
@@ -8,6 +9,10 @@
 
 #include "base/memory.h"
 #include "serve/internal.h"
+
+/* dashboard.html, from the build */
+extern const unsigned char dashboard_page[];
+extern const size_t dashboard_page_bytes;
 
 static const char plain_text[] = "text/plain; charset=utf-8";
 
@@ -151,6 +156,51 @@ static int respond_buffer(struct lws *wsi, text_buffer *text, const char *type, 
     return result;
 }
 
+static int dashboard(struct lws *wsi, bool head) {
+    return respond(wsi, &(reply){.code = HTTP_STATUS_OK,
+                                 .type = "text/html; charset=utf-8",
+                                 .body = (const char *)dashboard_page,
+                                 .size = dashboard_page_bytes,
+                                 .headers = "Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'; "
+                                            "script-src 'unsafe-inline'; connect-src 'self'; img-src data:; "
+                                            "frame-ancestors 'none'; base-uri 'none'; form-action 'none'\r\n",
+                                 .head = head});
+}
+
+static int status_json(server *s, struct lws *wsi, bool head) {
+    text_buffer text = {0};
+    const char *about = s->options.about ? s->options.about : "";
+    text_put(&text, "{\"about\":");
+    text_put_json_string(&text, about, strlen(about));
+    text_put(&text, ",");
+    metrics_json(s->metrics, &text);
+    if (s->options.cameras) {
+        text_put(&text, ",\"cameras\":");
+        cameras_json(s->options.cameras, &text);
+    }
+    text_put(&text, "}\n");
+    return respond_buffer(wsi, &text, "application/json", head);
+}
+
+static int camera_pixels(server *s, struct lws *wsi, const char *slot, bool head) {
+    text_buffer bytes = {0};
+    bool digit = slot[0] >= '0' && slot[0] <= '9' && !slot[1];
+    if (s->options.cameras && digit && cameras_pixels(s->options.cameras, slot[0] - '0', &bytes))
+        return respond_buffer(wsi, &bytes, "application/octet-stream", head);
+    return respond_text(wsi, HTTP_STATUS_NOT_FOUND, "not found\n");
+}
+
+/* What a browser shows: only under a name of ours, so that no other page can read it. */
+static int page(server *s, struct lws *wsi, const char *path, bool head) {
+    char host[512];
+    if (!header(wsi, WSI_TOKEN_HOST, host, sizeof host) || !host_ours(s, host))
+        return respond_text(wsi, HTTP_STATUS_FORBIDDEN, "expected an address or the server's own name\n");
+    if (strcmp(path, "/") == 0) return dashboard(wsi, head);
+    if (strcmp(path, "/status.json") == 0) return status_json(s, wsi, head);
+    if (strncmp(path, "/camera/", 8) == 0) return camera_pixels(s, wsi, path + 8, head);
+    return respond_text(wsi, HTTP_STATUS_NOT_FOUND, "not found\n");
+}
+
 int http_request(server *s, struct lws *wsi, const char *path) {
     bool head = lws_hdr_total_length(wsi, WSI_TOKEN_HEAD_URI) > 0;
     if (!head && !lws_hdr_total_length(wsi, WSI_TOKEN_GET_URI))
@@ -169,5 +219,5 @@ int http_request(server *s, struct lws *wsi, const char *path) {
         metrics_prometheus(s->metrics, &text);
         return respond_buffer(wsi, &text, "text/plain; version=0.0.4; charset=utf-8", head);
     }
-    return respond_text(wsi, HTTP_STATUS_NOT_FOUND, "not found\n");
+    return page(s, wsi, path, head);
 }

@@ -2,13 +2,13 @@
 
 #include <pthread.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "base/memory.h"
 #include "base/status.h"
+#include "profile/latency.h"
 
 enum { BUCKETS = 16, RECENT = 1024 };
 
@@ -63,7 +63,7 @@ static const struct {
     const char *name, *labels, *help;
 } histogram_names[METRIC_HISTOGRAMS] = {
     [METRIC_TOTAL] = {"pi0_request_seconds", "", "From the last byte of a request to its answer."},
-    [METRIC_WAIT] = {"pi0_wait_seconds", "", "From the last byte of a request to the start of its inference."},
+    [METRIC_WAIT] = {"pi0_wait_seconds", "", "Waiting for its turn, preparing left out."},
     [METRIC_PREPARE] = {"pi0_prepare_seconds", "", "Decoding, images and tokens of a request."},
     [METRIC_INFER] = {"pi0_inference_seconds", "", "The model, all stages."},
     [METRIC_VIT] = {"pi0_stage_seconds", "stage=\"vit\"", "Stages of the model."},
@@ -188,28 +188,18 @@ void metrics_prometheus(metrics *m, text_buffer *text) {
     pthread_mutex_unlock(&m->lock);
 }
 
-static int compare_doubles(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 /* "name":{"count":..,"mean_ms":..,"p50_ms":..,"p90_ms":..,"p99_ms":..} of the last values */
 static void put_percentiles(const metrics *m, metric_histogram which, const char *name, text_buffer *text) {
     const histogram *h = &m->histograms[which];
     size_t count = h->count < RECENT ? (size_t)h->count : RECENT;
-    double sorted[RECENT], sum = 0;
-    memcpy(sorted, h->recent, count * sizeof *sorted);
-    qsort(sorted, count, sizeof *sorted, compare_doubles);
-    for (size_t i = 0; i < count; i++) sum += sorted[i];
+    double values[RECENT];
     text_put_format(text, "\"%s\":{\"count\":%llu", name, (unsigned long long)h->count);
-    static const struct {
-        const char *name;
-        double fraction;
-    } points[] = {{"p50_ms", 0.5}, {"p90_ms", 0.9}, {"p99_ms", 0.99}};
-    if (count) text_put_format(text, ",\"mean_ms\":%.4f", 1000 * sum / (double)count);
-    for (size_t i = 0; count && i < sizeof points / sizeof *points; i++)
-        text_put_format(text, ",\"%s\":%.4f", points[i].name,
-                        1000 * sorted[(size_t)(points[i].fraction * (double)(count - 1))]);
+    if (count) {
+        for (size_t i = 0; i < count; i++) values[i] = 1000 * h->recent[i];
+        latency l = latency_of(values, count);
+        text_put_format(text, ",\"mean_ms\":%.4f,\"p50_ms\":%.4f,\"p90_ms\":%.4f,\"p99_ms\":%.4f", l.mean, l.p50, l.p90,
+                        l.p99);
+    }
     text_put(text, "}");
 }
 
@@ -224,8 +214,7 @@ void metrics_json(metrics *m, text_buffer *text) {
     pthread_mutex_lock(&m->lock);
     uint64_t errors = 0;
     for (int i = METRIC_ERRORS_REQUEST; i <= METRIC_ERRORS_TOO_LARGE; i++) errors += m->counters[i];
-    text_put_format(text,
-                    "{\"uptime_s\":%.1f,\"resident_bytes\":%lld,\"clients\":%lld,\"queue\":%lld,\"running\":%lld,",
+    text_put_format(text, "\"uptime_s\":%.1f,\"resident_bytes\":%lld,\"clients\":%lld,\"queue\":%lld,\"running\":%lld,",
                     (clock_ms() - m->started_ms) / 1000, (long long)resident, (long long)m->gauges[METRIC_CLIENTS],
                     (long long)m->gauges[METRIC_QUEUE], (long long)m->gauges[METRIC_RUNNING]);
     text_put_format(text, "\"requests\":%llu,\"errors\":%llu,\"abandoned\":%llu,\"last_error\":",
@@ -236,6 +225,9 @@ void metrics_json(metrics *m, text_buffer *text) {
         text_put(text, ",");
         put_percentiles(m, shown[i].which, shown[i].name, text);
     }
-    text_put(text, "}\n");
+    const histogram *batches = &m->histograms[METRIC_BATCH_SIZE];
+    text_put_format(text, ",\"batch\":{\"count\":%llu", (unsigned long long)batches->count);
+    if (batches->count) text_put_format(text, ",\"mean\":%.3f", batches->sum / (double)batches->count);
+    text_put(text, "}");
     pthread_mutex_unlock(&m->lock);
 }

@@ -30,7 +30,7 @@ typedef enum metric_gauge { METRIC_CLIENTS, METRIC_QUEUE, METRIC_RUNNING, METRIC
 /* Histograms in seconds, but for the batch size. */
 typedef enum metric_histogram {
     METRIC_TOTAL,   /* received to answered */
-    METRIC_WAIT,    /* received to started */
+    METRIC_WAIT,    /* received to started, less the preparing */
     METRIC_PREPARE, /* decoding, images, tokens */
     METRIC_INFER,   /* the model */
     METRIC_VIT,
@@ -53,7 +53,8 @@ void metrics_error(metrics *metrics, const char *message);
 
 /* Prometheus text exposition format 0.0.4. */
 void metrics_prometheus(metrics *metrics, text_buffer *text);
-/* One JSON object for the dashboard: counters, gauges, percentiles of the last 1,024 requests, stage means. */
+/* Members of a JSON object, for the dashboard: counters, gauges, percentiles of the last 1,024 requests, stage means.
+ */
 void metrics_json(metrics *metrics, text_buffer *text);
 
 #endif

@@ -152,7 +152,8 @@ static void *run(void *argument) {
         pthread_mutex_unlock(&s->lock);
         double now = clock_ms();
         for (int i = 0; i < count; i++)
-            metrics_observe(s->options.metrics, METRIC_WAIT, (now - s->batch[i]->received_ms) / 1000);
+            metrics_observe(s->options.metrics, METRIC_WAIT,
+                            (now - s->batch[i]->received_ms - s->batch[i]->prepare_ms) / 1000);
         handler_run(s->options.handler, s->batch, count);
         pthread_mutex_lock(&s->lock);
         for (int i = 0; i < count; i++) deliver(s, s->batch[i]);

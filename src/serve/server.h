@@ -19,6 +19,8 @@ typedef struct server_options {
     double drain_timeout_s;
     const char *tls_cert, *tls_key; /* PEM files, or NULL both: plain TCP */
     const char *api_key;            /* asked for as `Authorization: Api-Key KEY`; NULL: nobody is asked */
+    const char *about;              /* "pi0_aloha_sim, cpu, bf16": for the dashboard; borrowed */
+    cameras *cameras;               /* what the dashboard shows of them, or NULL; borrowed */
     event_log log;
     void (*listening)(void *user, const char *host, int port); /* once clients can connect; or NULL */
     void *listening_user;
