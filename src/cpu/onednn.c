@@ -129,14 +129,15 @@ static cached_product *find_product(struct onednn *onednn, const product_shape *
         cached_product *entry = &onednn->cache[i];
         if (entry->last_used && !memcmp(&entry->shape, shape, sizeof *shape)) {
             entry->last_used = ++onednn->clock;
-            return entry;
+            return entry->primitive ? entry : NULL; /* refused before: asking again would cost milliseconds */
         }
         if (entry->last_used < oldest->last_used) oldest = entry;
     }
     forget(oldest);
-    if (!make_product(onednn, oldest, shape)) return NULL;
+    bool made = make_product(onednn, oldest, shape);
+    oldest->shape = *shape;
     oldest->last_used = ++onednn->clock;
-    return oldest;
+    return made ? oldest : NULL;
 }
 
 static void *handle(const void *pointer) { return (void *)(uintptr_t)pointer; }
