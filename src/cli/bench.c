@@ -181,6 +181,7 @@ static int check_usage(const bench_options *o) {
 /* Places that cannot be written to are refused before the work. */
 static pi0_status check_outputs(const bench_options *o, pi0_error *error) {
     if (o->csv) TRY(output_check(o->csv, error));
+    if (o->html) TRY(output_check(o->html, error));
     return o->profile ? output_folder(o->profile_dir, error) : PI0_OK;
 }
 
@@ -196,6 +197,7 @@ static int bench_and_tell(bench_options *o) {
     if (status == PI0_OK) status = bench_run(b, &error);
     pi0_engine_close(&b->engine);
     if (status == PI0_OK && o->csv) status = bench_write_csv(&b->report, o->csv, &error);
+    if (status == PI0_OK && o->html) status = bench_write_page(&b->report, o->html, &error);
     int exit_code = EXIT_DONE;
     if (status != PI0_OK)
         exit_code = terminal_fail(&error);
@@ -337,6 +339,11 @@ int command_bench(int argc, char **argv) {
          .kind = OPTION_FLAG,
          .target = &o.profile_gzip,
          .help = "compress them (.json.gz), which Perfetto and `pi0 analyze` read as well"},
+        {.name = "--html",
+         .kind = OPTION_TEXT,
+         .target = &o.html,
+         .value = "FILE",
+         .help = "write everything as one page, with charts and a timeline of one inference"},
         {.name = "--csv",
          .kind = OPTION_TEXT,
          .target = &o.csv,
@@ -378,7 +385,7 @@ int command_bench(int argc, char **argv) {
                     "  pi0 bench --masked-images 1               what leaving out an absent camera saves\n"
                     "  pi0 bench --batch-sweep 1,2,4,8 --json    for scripts\n"
                     "  pi0 bench --profile --profile-dir traces  a trace for Perfetto and `pi0 analyze`\n"
-                    "  pi0 bench --ladder                        what each feature is worth\n"
+                    "  pi0 bench --ladder --html report.html     what each feature is worth, as a page\n"
                     "  pi0 bench --model tiny-pi0                a look at the report in a moment\n",
         .groups = (const option_group[]){{"model", model},
                                          {"problem", shape},
