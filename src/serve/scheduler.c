@@ -81,6 +81,7 @@ static void prepare_job(scheduler *s, job *j) {
     }
     pthread_mutex_lock(&s->lock);
     s->preparing--;
+    if (s->waiting.first) pthread_cond_signal(&s->received);
     if (wanted && !j->failed) {
         push(&s->ready, j);
         pthread_cond_signal(&s->prepared);
@@ -94,7 +95,8 @@ static void *prepare(void *argument) {
     scheduler *s = argument;
     pthread_mutex_lock(&s->lock);
     while (true) {
-        while (!s->waiting.first && !s->stopping) pthread_cond_wait(&s->received, &s->lock);
+        /* one at a time, or they would not be ready in their order */
+        while ((!s->waiting.first || s->preparing) && !s->stopping) pthread_cond_wait(&s->received, &s->lock);
         if (s->stopping) break;
         prepare_job(s, pop(&s->waiting));
     }
