@@ -44,9 +44,7 @@ static bool has_lower_precision(const bench *b) {
     return asked == PI0_PRECISION_AUTO || asked == PI0_PRECISION_FP8;
 }
 
-static void set_threads(rung *to, const rung *all_on, bool on) {
-    to->engine.threads = on ? all_on->engine.threads : 1;
-}
+static void set_threads(rung *to, const rung *all_on, bool on) { to->engine.threads = on ? all_on->engine.threads : 1; }
 static void set_graph(rung *to, const rung *all_on, bool on) { to->graph = on && all_on->graph; }
 static void set_attention(rung *to, const rung *all_on, bool on) {
     to->engine.attention = on ? all_on->engine.attention : PI0_ATTENTION_NAIVE;
