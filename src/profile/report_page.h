@@ -5,13 +5,16 @@
  *     title, subtitle, facts [[name, value]], batch_size, notes [text]
  *     latency [{name, ms, published, min, p90, p99}], latency_text
  *     stages [{name, ms, percent, floor_ms, ops: [{name, ms, calls}]}], stages_text
+ *     libraries: whose kernels, as stages; libraries_text
  *     ladder [{step, ms, delta_ms}]
  *     sweep [{batch_size, ms}], published_sweep [{name, rows: [{batch_size, ms}]}]
  *     roofline {flops_per_s, bytes_per_s (null: unknown), ops: [{name, stage, calls, ms, flops, bytes}]}: flops and
  *         bytes of one call, ms of all
- *     timeline {tracks [name], names [text], events [[track, start_us, duration_us, name, paint]]}: paint PI0_OP_* or
- *         REPORT_PAGE_RANGE
- *     tables [{title, text, columns, rows}]
+ *     timeline {text, tracks [name], names [text], events [[track, start_us, duration_us, name, paint]]}: paint PI0_OP_*
+ *         or REPORT_PAGE_RANGE
+ *     tables [{id, title, text, columns, rows, delta}]: delta: the column that is a difference to the one two before it
+ *
+ * Figures that are not known are null.
  */
 #ifndef PI0_PROFILE_REPORT_PAGE_H
 #define PI0_PROFILE_REPORT_PAGE_H

@@ -140,6 +140,53 @@ def test_hostile_names_stay_data(tmp_path):
     assert ["checkpoint", str(folder / "model")] in data_of(path)["facts"]
 
 
+# ---- analyze --html: the same page for a trace ----
+
+
+@pytest.fixture(scope="module")
+def trace(tmp_path_factory):
+    return ok_json(*TINY, "--profile", "--profile-dir", tmp_path_factory.mktemp("traces"))["traces"][0]["file"]
+
+
+def test_data_of_a_trace(trace, tmp_path):
+    told = ok_json("analyze", trace, "--html", tmp_path / "page.html")
+    data = data_of(tmp_path / "page.html")
+    assert [(s["name"], s["ms"]) for s in data["stages"]] == [
+        (s["name"], pytest.approx(s["ms"], rel=1e-9)) for s in told["stages"]]
+    assert sum(s["ms"] for s in data["libraries"]) == pytest.approx(told["kernel_total_ms"], rel=1e-6)
+    kernels = [e for e in data["timeline"]["events"] if e[0] == 1]
+    assert len(kernels) == told["kernel_count"]
+    assert sum(e[2] for e in kernels) / 1e3 == pytest.approx(told["kernel_total_ms"], rel=1e-6)
+    rows = next(t for t in data["tables"] if t["id"] == "kernels")["rows"]
+    assert rows[0][0] == told["kernels"][0]["name"] and rows[0][2] == str(told["kernels"][0]["calls"])
+
+
+@browser
+def test_two_traces_in_the_browser(trace, tmp_path):
+    page = tmp_path / "page.html"
+    ok("analyze", trace, "--compare", trace, "--html", page)
+    dom = rendered(page, tmp_path)
+    assert dom.all("html")[0].get("data-ready") == "yes"
+    assert [s["id"] for s in dom.all("section")] == ["stages", "libraries", "timeline", "compare", "kernels", "runtime"]
+    assert "ViT, b" in " ".join(dom.words("td")) and not [td for td in dom.all("td") if td.get("class") == "worse"]
+    assert dom.all("input", type="search")
+
+
+@browser
+def test_hostile_traces_in_the_browser(tmp_path):
+    """Names that would be markup, nothing known of the structure, and no kernels at all."""
+    events = [{"ph": "X", "cat": "kernel", "name": name, "ts": 10 * i, "dur": 5, "pid": 1, "tid": 1}
+              for i, name in enumerate(["</script><script>document.body.dataset.bad=1</script>", "<img src=x>&\"'"])]
+    for i, content in enumerate([events, [{"ph": "X", "cat": "cpu_op", "name": "<b>", "ts": 0, "dur": 1}]]):
+        (tmp_path / "t.json").write_text(json.dumps({"traceEvents": content}))
+        ok("analyze", tmp_path / "t.json", "--html", tmp_path / "page.html")
+        dom = rendered(tmp_path / "page.html", tmp_path)
+        assert dom.all("html")[0].get("data-ready") == "yes" and "data-bad" not in dom.all("body")[0]
+        assert len(dom.all("script")) == 2 and not dom.all("img")
+        assert dom.all("p", role="note"), "it says what is missing"
+        assert bool(dom.all("canvas")) == (i == 0)
+
+
 def test_a_page_that_cannot_be_written(tmp_path):
     refused(*TINY, "--html", tmp_path / "none" / "x.html", codes=[1], says="cannot write")
     refused(*TINY, "--html", tmp_path, codes=[1], says="directory")
