@@ -18,6 +18,7 @@
 
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
+#include <stdint.h>
 
 enum { SKINNY_SLAB = 8, SKINNY_WARPS = 8, SKINNY_STATS_PARTS = 16 };
 
@@ -99,9 +100,48 @@ typedef struct heads_problem {
     int rows, width, action_dim;
 } heads_problem;
 
+/* All steps of one observation in one kernel (denoise_stream.cu): width 1024, mlp 4096, 8 heads of 256, 32 actions. */
+enum { STREAM_MAX_LAYERS = 24 };
+typedef struct stream_layer {
+    const __nv_bfloat16 *qkv, *o, *gate_up, *down; /* as in engine.h */
+    const float *gain1, *gain2;                    /* [width]; adaRMS: NULL */
+} stream_layer;
+
+typedef struct stream_problem {
+    stream_layer layers[STREAM_MAX_LAYERS];
+    int layer_count, steps, horizon;
+    int prefix;                         /* keys of the prefix */
+    const __nv_bfloat16 *keys, *values; /* [layers][prefix, head_dim], layers cache_stride elements apart */
+    size_t cache_stride;
+    const uint8_t *key_mask;                  /* [prefix] or NULL */
+    const int *prefix_valid;                  /* [1] */
+    const float2 *rope;                       /* [position][head_dim / 2] */
+    __nv_bfloat16 *state_keys, *state_values; /* pi0: [layers][head_dim], written in the first step */
+    float *actions, *velocity;                /* [steps + 1] and [steps] of [horizon, 32], action_stride apart */
+    size_t action_stride;
+    const float *next_weights, *next_bias; /* as in heads_problem; biases of steps lie next_bias_stride apart */
+    size_t next_bias_stride;
+    const __nv_bfloat16 *time_out; /* pi0: action_time_mlp_out [width, width]; NULL: pi0.5 */
+    const float *time_out_bias;
+    const float *state, *state_bias; /* pi0 */
+    const __nv_bfloat16 *state_weights;
+    const __nv_bfloat16 *out_weights;                 /* [32, width] */
+    const float *out_bias;                            /* [steps, 32] */
+    const float *final_gain;                          /* pi0 */
+    const float *modulation, *shift_qkv, *shift_gate; /* pi0.5: see session.h */
+    float dt;
+    uint8_t *exchange; /* stream_exchange_bytes */
+    int inflight;      /* chunks of weights a block has under way at once */
+} stream_problem;
+
 #ifdef __cplusplus
 extern "C" {
 #endif
+/* Bytes of exchange memory for up to `rows` suffix rows (state included); 0 where the kernel cannot run. */
+size_t stream_exchange_bytes(int rows);
+/* Whether one kernel can do it: rows as above, `prefix` keys, a device with that many multiprocessors. */
+bool stream_fits(int prefix, int rows, int multiprocessors);
+cudaError_t stream_launch(const stream_problem *problem, cudaStream_t stream);
 /* Elements of an operand of `rows` rows. */
 size_t operand_elements(int rows, int k);
 cudaError_t denoise_setup(void);

@@ -330,6 +330,7 @@ __global__ void __launch_bounds__(256) heads_kernel(const __grid_constant__ head
 extern "C" size_t operand_elements(int rows, int k) { return (size_t)ceil_div(rows, 16) * round_up(k, 128) * 16; }
 
 cudaError_t skinny_setup(void);
+cudaError_t stream_setup(void);
 
 enum { KEYS_MANY = 112, KEYS_FEW = 64 };
 
@@ -344,7 +345,7 @@ static cudaError_t allow(const void *kernel, int bytes) {
 }
 
 extern "C" cudaError_t denoise_setup(void) {
-    int device, most;
+    int device, most, major = 0;
     cudaError_t status = skinny_setup();
     if (status == cudaSuccess) status = cudaGetDevice(&device);
     if (status == cudaSuccess) status = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
@@ -356,6 +357,8 @@ extern "C" cudaError_t denoise_setup(void) {
         status = allow((const void *)suffix_attention_kernel<16, KEYS_FEW>, suffix_layout<16, KEYS_FEW>::BYTES);
     if (status == cudaSuccess && most >= suffix_layout<256, KEYS_MANY>::BYTES)
         status = allow((const void *)suffix_attention_kernel<256, KEYS_MANY>, suffix_layout<256, KEYS_MANY>::BYTES);
+    if (status == cudaSuccess) status = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+    if (status == cudaSuccess && major == 9) status = stream_setup();
     return status;
 }
 

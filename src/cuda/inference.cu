@@ -33,6 +33,7 @@ static void mark(sequence *q, int op) {
     do {                                                                                                               \
         if ((q)->status == cudaSuccess) {                                                                              \
             const bool dependent = (q)->chained && !(q)->profile;                                                      \
+            (void)dependent;                                                                                           \
             (q)->status = (call);                                                                                      \
             (q)->chained = true;                                                                                       \
             mark(q, op);                                                                                               \
@@ -503,6 +504,66 @@ static void run_heads(sequence *q, int step) {
     LAUNCH(q, PI0_OP_OTHER, heads_launch(&p, dependent, s->stream));
 }
 
+/* Whether all steps can be one kernel. */
+static bool steps_fit(const backend_session *s, const graph_key *key) {
+    const backend_engine *e = s->engine;
+    const gemma_config *c = &e->config.expert;
+    return e->hopper && key->batch == 1 && c->width == 1024 && c->mlp == 4096 && c->heads == 8 && c->head_dim == 256 &&
+           e->config.action_dim == 32 && c->layers <= STREAM_MAX_LAYERS &&
+           stream_fits(key->rows, s->slots, e->multiprocessors);
+}
+
+static void run_steps(sequence *q) {
+    backend_session *s = q->s;
+    const backend_engine *e = s->engine;
+    const cuda_weights *w = &e->weights;
+    const bool pi0 = e->config.family == PI0_FAMILY_PI0;
+    const int width = e->config.expert.width, actions = e->config.action_dim;
+
+    stream_problem p = {};
+    for (int i = 0; i < e->config.expert.layers; i++) {
+        const cuda_gemma_layer *l = &w->expert[i];
+        p.layers[i] = {l->qkv, l->o, l->gate_up, l->down, l->gain1, l->gain2};
+    }
+    p.layer_count = e->config.expert.layers;
+    p.steps = s->options.num_steps;
+    p.horizon = s->options.horizon;
+    p.prefix = q->key->rows;
+    p.keys = s->keys;
+    p.values = s->values;
+    p.cache_stride = (size_t)s->max_rows * e->config.expert.head_dim;
+    p.key_mask = q->key->masked ? s->device.key_mask : NULL;
+    p.prefix_valid = s->device.prefix_valid;
+    p.rope = s->rope;
+    p.state_keys = s->suffix_keys;
+    p.state_values = s->suffix_values;
+    p.actions = s->actions;
+    p.velocity = s->velocity;
+    p.action_stride = (size_t)s->options.max_batch * s->options.horizon * actions;
+    p.next_weights = pi0 ? w->action_fold : w->action_in_f32;
+    p.next_bias = pi0 ? s->schedule.next_bias : w->action_in_bias;
+    p.next_bias_stride = pi0 ? width : 0;
+    if (pi0) {
+        p.time_out = w->time_out;
+        p.time_out_bias = w->time_out_bias;
+        p.state = s->device.state;
+        p.state_weights = w->state_proj;
+        p.state_bias = w->state_bias;
+        p.final_gain = w->final_gain;
+    } else {
+        p.modulation = s->schedule.modulation;
+        p.shift_qkv = s->schedule.shift_qkv;
+        p.shift_gate = s->schedule.shift_gate;
+    }
+    p.out_weights = w->action_out;
+    p.out_bias = s->schedule.out_bias;
+    p.dt = s->dt;
+    p.exchange = s->exchange;
+    p.inflight = 2;
+    q->chained = false;
+    LAUNCH(q, PI0_OP_GEMM, stream_launch(&p, s->stream));
+}
+
 extern "C" pi0_status inference_launch(backend_session *s, const graph_key *key, bool profile, pi0_error *error) {
     sequence q = {s, key, PI0_STAGE_OTHER, profile, false, cudaSuccess};
     s->marks_used = 0;
@@ -523,10 +584,14 @@ extern "C" pi0_status inference_launch(backend_session *s, const graph_key *key,
     begin_stage(&q, PI0_STAGE_PREFILL, 2);
     run_prefill(&q);
     begin_stage(&q, PI0_STAGE_DENOISE, 3);
-    run_heads(&q, -1);
-    for (int step = 0; step < s->options.num_steps; step++) {
-        run_step(&q, step);
-        run_heads(&q, step);
+    if (steps_fit(s, key)) {
+        run_steps(&q);
+    } else {
+        run_heads(&q, -1);
+        for (int step = 0; step < s->options.num_steps; step++) {
+            run_step(&q, step);
+            run_heads(&q, step);
+        }
     }
     begin_stage(&q, PI0_STAGE_OTHER, 4);
     if (q.status == cudaSuccess)

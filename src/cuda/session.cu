@@ -91,6 +91,7 @@ static void take_buffers(device_arena *a, backend_session *s) {
     s->high_low = take_bf16(a, operand_elements(suffix, 2 * round_to(e->width, 128)));
     s->suffix_keys = take_bf16(a, e->layers * batch * s->slots * e->head_dim);
     s->suffix_values = take_bf16(a, e->layers * batch * s->slots * e->head_dim);
+    s->exchange = (uint8_t *)device_take(a, s->engine->hopper ? stream_exchange_bytes(s->slots) : 0, 1);
 }
 
 extern "C" void cuda_session_close(backend_session *s) {

@@ -78,6 +78,7 @@ struct backend_session {
     __nv_bfloat16 *token_operand, *token_q, *token_attention, *token_mlp, *high_low;
     __nv_bfloat16 *suffix_keys, *suffix_values; /* [layers][batch][slots, head_dim] */
     float *times, dt;
+    uint8_t *exchange; /* of the one kernel for all steps, where it can run */
 
     /* profile: events around every launch */
     int attention_split; /* blocks that share the keys of a head in a step */
