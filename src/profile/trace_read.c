@@ -423,24 +423,12 @@ static category category_of(const event *event) {
         const char *name;
         category category;
     } words[] = {
-        {"kernel", CATEGORY_KERNEL},
-        {"gpu", CATEGORY_KERNEL},
-        {"gpu_memcpy", CATEGORY_COPY},
-        {"gpu_memset", CATEGORY_COPY},
-        {"memcpy", CATEGORY_COPY},
-        {"memset", CATEGORY_COPY},
-        {"cpu_op", CATEGORY_OP},
-        {"operator", CATEGORY_OP},
-        {"cuda_runtime", CATEGORY_RUNTIME},
-        {"runtime", CATEGORY_RUNTIME},
-        {"hip_runtime", CATEGORY_RUNTIME},
-        {"hip_api", CATEGORY_RUNTIME},
-        {"host_call", CATEGORY_RUNTIME},
-        {"stage", CATEGORY_STAGE},
-        {"step", CATEGORY_STEP},
-        {"layer", CATEGORY_LAYER},
-        {"inference", CATEGORY_INFERENCE},
-        {"gpu_user_annotation", CATEGORY_STAGE},
+        {"kernel", CATEGORY_KERNEL},     {"gpu", CATEGORY_KERNEL},          {"gpu_memcpy", CATEGORY_COPY},
+        {"gpu_memset", CATEGORY_COPY},   {"memcpy", CATEGORY_COPY},         {"memset", CATEGORY_COPY},
+        {"cpu_op", CATEGORY_OP},         {"operator", CATEGORY_OP},         {"cuda_runtime", CATEGORY_RUNTIME},
+        {"runtime", CATEGORY_RUNTIME},   {"hip_runtime", CATEGORY_RUNTIME}, {"hip_api", CATEGORY_RUNTIME},
+        {"host_call", CATEGORY_RUNTIME}, {"stage", CATEGORY_STAGE},         {"step", CATEGORY_STEP},
+        {"layer", CATEGORY_LAYER},       {"inference", CATEGORY_INFERENCE}, {"gpu_user_annotation", CATEGORY_STAGE},
     };
     scan_slice rest = event->category;
     while (rest.length) {
