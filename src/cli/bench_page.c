@@ -213,7 +213,7 @@ static pi0_status page_data(const bench_report *r, json_t *page, pi0_error *erro
 pi0_status bench_write_page(const bench_report *r, const char *path, pi0_error *error) {
     json_t *page = json_object();
     text_buffer text = {0};
-    pi0_status status = page ? page_data(r, page, error) : error_memory(error, sizeof page, "the page");
+    pi0_status status = page ? page_data(r, page, error) : error_memory(error, sizeof *page, "the page");
     char *json = status == PI0_OK ? json_dumps(page, JSON_COMPACT | JSON_REAL_PRECISION(12)) : NULL;
     if (json) report_page_put(&text, json_string_value(json_object_get(page, "title")), json, strlen(json));
     if (status == PI0_OK && (!json || text.failed)) status = error_memory(error, text.capacity, "the page");

@@ -1,4 +1,3 @@
-#define _GNU_SOURCE /* memmem */
 #include "profile/report_page.h"
 
 #include <string.h>
@@ -8,6 +7,12 @@ extern const unsigned char report_page_template[];
 extern const size_t report_page_template_bytes;
 
 static const char title_mark[] = "<!--TITLE-->", data_mark[] = "<!--DATA-->";
+
+/* Where a mark stands; the template has each of them once. */
+static const char *find_mark(const char *at, const char *mark) {
+    while (strncmp(at, mark, strlen(mark)) != 0) at++;
+    return at;
+}
 
 static void put_escaped(text_buffer *text, const char *title) {
     for (; *title; title++) {
@@ -34,8 +39,8 @@ static void put_data(text_buffer *text, const char *json, size_t length) {
 
 void report_page_put(text_buffer *text, const char *title, const char *json, size_t length) {
     const char *at = (const char *)report_page_template, *end = at + report_page_template_bytes;
-    const char *title_at = memmem(at, (size_t)(end - at), title_mark, sizeof title_mark - 1);
-    const char *data_at = memmem(at, (size_t)(end - at), data_mark, sizeof data_mark - 1);
+    const char *title_at = find_mark(at, title_mark);
+    const char *data_at = find_mark(at, data_mark);
     text_put_n(text, at, (size_t)(title_at - at));
     put_escaped(text, title);
     at = title_at + sizeof title_mark - 1;
