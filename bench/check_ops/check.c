@@ -3,7 +3,7 @@
  * masks; with --bench, GFLOP/s and GB/s per shape of the model with oneDNN beside them.
  *
  *     check_ops                      test all variants this CPU has
- *     check_ops --bench [--threads N] [--filter TEXT] [--isa avx2]
+ *     check_ops --bench              time them; --help lists its options
  */
 #include <math.h>
 #include <stdio.h>

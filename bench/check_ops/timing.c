@@ -457,9 +457,9 @@ static bool parse(settings *settings, int argc, char **argv) {
 int time_ops(int argc, char **argv) {
     settings settings = {.isa = cpu_isa_best(), .precision = PI0_PRECISION_F32, .rounds = 9};
     if (!parse(&settings, argc, argv)) {
-        fprintf(stderr,
-                "usage: check_ops --bench [--isa plain|avx2|avx512|avx512-bf16|amx] [--precision f32|bf16]\n"
-                "       [--emulate-bf16] [--threads N | --processor-time] [--rounds N, at most 200] [--filter TEXT]\n");
+        fprintf(stderr, "usage: check_ops --bench [--isa plain|avx2|avx512|avx512-bf16|amx] [--precision f32|bf16]\n"
+                        "       [--emulate-bf16] [--threads N | --processor-time] [--rounds N, at most 200] [--filter "
+                        "ops|steps|PRODUCT]\n");
         return 2;
     }
     ops *context = open_context(&settings);
@@ -468,9 +468,9 @@ int time_ops(int argc, char **argv) {
            (double)ops_scratch_bytes(context) * 1e-6);
     double products_ms = 0, rows_ms = 0, steps_ms = 0;
     double rate = time_products(context, &settings, &products_ms);
+    if (!settings.filter || !strcmp(settings.filter, "ops")) time_rows(context, &settings, rate, &rows_ms);
+    if (!settings.filter || !strcmp(settings.filter, "steps")) time_steps(context, &settings, rate, &steps_ms);
     if (!settings.filter) {
-        time_rows(context, &settings, rate, &rows_ms);
-        time_steps(context, &settings, rate, &steps_ms);
         double total = products_ms + rows_ms + steps_ms, floor = 3780 / rate * 1e3;
         printf("\none inference: products %.0f + other ops %.0f + ten steps %.0f = %.0f ms, %.2f times 3,780 GFLOP "
                "at oneDNN's rate (%.0f ms)\n",

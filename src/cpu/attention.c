@@ -98,24 +98,26 @@ static void attend(const ops *context, const attention_job *job, int kv_head, in
                           shape->head_dim, rows, vectors, true, nothing_ahead);
         }
     }
-    for (int tile = 0; tile < tiles; tile++) {
-        int begin = first + tile * tile_rows, rows = last - begin < tile_rows ? last - begin : tile_rows;
-        float *weights = scores + tile * tile_floats;
-        float factors[MAX_TILE_ROWS];
-        for (int r = 0; r < rows; r++)
-            factors[r] =
-                kernels->softmax(weights + r * ROW_STRIDE, rows_floats, shape->keys, shape->scale, shape->key_mask);
-        for (int column = 0; column < shape->head_dim; column += job->width) {
-            int width = value_width(context, job, column), left = shape->head_dim - column;
-            const float *panel = values + (size_t)column * shape->keys;
+    float factors[ATTENTION_TILES * MAX_TILE_ROWS];
+    for (int i = first; i < last; i++) {
+        int tile = (i - first) / tile_rows, row = (i - first) % tile_rows;
+        factors[i - first] = kernels->softmax(scores + tile * tile_floats + (size_t)row * ROW_STRIDE, rows_floats,
+                                              shape->keys, shape->scale, shape->key_mask);
+    }
+    for (int column = 0; column < shape->head_dim; column += job->width) {
+        int width = value_width(context, job, column), left = shape->head_dim - column;
+        const float *panel = values + (size_t)column * shape->keys;
+        for (int tile = 0; tile < tiles; tile++) {
+            int begin = first + tile * tile_rows, rows = last - begin < tile_rows ? last - begin : tile_rows;
             for (int key = 0; key < shape->keys; key += BLOCK_K) {
                 int k = shape->keys - key < BLOCK_K ? shape->keys - key : BLOCK_K;
-                kernels->tile(result, (size_t)width, weights + key / BLOCK_K * rows_floats, panel + (size_t)key * width,
-                              k, rows, width / kernels->lanes, key == 0, nothing_ahead);
+                kernels->tile(result, (size_t)width, scores + tile * tile_floats + key / BLOCK_K * rows_floats,
+                              panel + (size_t)key * width, k, rows, width / kernels->lanes, key == 0, nothing_ahead);
             }
             for (int r = 0; r < rows; r++)
                 kernels->put_scaled(job->out, context->storage, query_at(job, kv_head, begin + r) + column,
-                                    result + (size_t)r * width, factors[r], left < width ? left : width);
+                                    result + (size_t)r * width, factors[begin + r - first],
+                                    left < width ? left : width);
         }
     }
 }
@@ -136,7 +138,7 @@ void attention_run(ops *context, operand *out, const operand *q, const operand *
 
     int rows = shape->queries * job.group, pack_tasks = shape->kv_heads * job.key_panels;
     int row_tiles = (rows + kernels->tile_rows - 1) / kernels->tile_rows;
-    int tiles = row_tiles * shape->kv_heads / (4 * context->threads);
+    int tiles = row_tiles * shape->kv_heads / context->threads;
     tiles = tiles < 1 ? 1 : tiles > ATTENTION_TILES ? ATTENTION_TILES : tiles;
     int at_once = tiles * kernels->tile_rows, tasks = (rows + at_once - 1) / at_once;
 #pragma omp parallel num_threads(context->threads)

@@ -171,8 +171,6 @@ static void finish(const tile_target *target, const float *tile, size_t tile_str
 
 /* ---- few rows ---- */
 
-enum { SKINNY_AHEAD = 2 }; /* steps of columns that weights are prefetched ahead */
-
 static void skinny_pack(float *to, const operand *x, operand_storage storage, size_t first, size_t stride, int rows,
                         int k, tensor_dtype dtype) {
     for (int i = 0; i < k; i += 2 * LANES) {
@@ -219,17 +217,26 @@ ALWAYS_INLINE void skinny_step(vec *partial, const float *x, const void *w, size
     }
 }
 
-/* sums[columns * rows] of a few columns; each sum is a vector over k until the end. rows, columns, halves constant. */
+/* sums[columns * rows] of a few columns; each sum is a vector over k until the end. rows, columns, halves constant.
+ * Meanwhile fetches those rows of the matrix `ahead` that are this part's turn into L2. */
 ALWAYS_INLINE void skinny_columns(float *sums, const float *x, int k, const void *w, size_t stride, const int rows,
-                                  const int columns, const bool halves, bool first) {
+                                  const int columns, const bool halves, bool first, const skinny_ahead *ahead,
+                                  int column) {
     const size_t bytes = halves ? sizeof(bf16) : sizeof(float);
     vec partial[SKINNY_SUMS];
     int whole = k / (2 * LANES) * (2 * LANES);
     const char *from = w;
+    const char *fetch[8];
+    for (int c = 0; c < columns; c++)
+        fetch[c] = ahead->w && c % ahead->parts == ahead->part
+                       ? (const char *)ahead->w + (size_t)(column + c) * stride * bytes
+                       : (const char *)x; /* in L1 anyway */
     for (int s = 0; s < rows * columns; s++) partial[s] = vec_zero();
     for (int i = 0; i < whole; i += 2 * LANES, from += 2 * LANES * bytes) {
-        for (int c = 0; c < columns; c++)
-            _mm_prefetch(from + (c + SKINNY_AHEAD * columns) * stride * bytes, _MM_HINT_T0);
+        for (int c = 0; c < columns; c++) {
+            _mm_prefetch(from + (c + columns) * stride * bytes, _MM_HINT_T0);
+            _mm_prefetch(fetch[c] + i * bytes, _MM_HINT_T1);
+        }
         skinny_step(partial, x + (size_t)i * rows, from, stride, rows, columns, halves);
     }
     if (whole < k) {
@@ -248,26 +255,26 @@ ALWAYS_INLINE void skinny_columns(float *sums, const float *x, int k, const void
 
 /* As many columns at once as sums and weights fit into registers; the rest one by one. */
 ALWAYS_INLINE void skinny_rows(float *sums, const float *x, int k, const void *w, size_t stride, int columns,
-                               const int rows, const bool halves, bool first) {
+                               const int rows, const bool halves, bool first, const skinny_ahead *ahead) {
     const int fitting = (SKINNY_SUMS - 1) / rows > 0 ? (SKINNY_SUMS - 1) / rows : 1,
               at_once = fitting > 8 ? 8 : fitting;
     const size_t bytes = halves ? sizeof(bf16) : sizeof(float);
     int column = 0;
     for (; column + at_once <= columns; column += at_once)
         skinny_columns(sums + column * rows, x, k, (const char *)w + column * stride * bytes, stride, rows, at_once,
-                       halves, first);
+                       halves, first, ahead, column);
     for (; column < columns; column++)
         skinny_columns(sums + column * rows, x, k, (const char *)w + column * stride * bytes, stride, rows, 1, halves,
-                       first);
+                       first, ahead, column);
 }
 
 #define SKINNY(n)                                                                                                      \
     static void skinny_##n(float *sums, const float *x, int k, const void *w, tensor_dtype dtype, size_t stride,       \
-                           int columns, bool first) {                                                                  \
+                           int columns, bool first, const skinny_ahead *ahead) {                                       \
         if (dtype == DTYPE_BF16)                                                                                       \
-            skinny_rows(sums, x, k, w, stride, columns, n, true, first);                                               \
+            skinny_rows(sums, x, k, w, stride, columns, n, true, first, ahead);                                        \
         else                                                                                                           \
-            skinny_rows(sums, x, k, w, stride, columns, n, false, first);                                              \
+            skinny_rows(sums, x, k, w, stride, columns, n, false, first, ahead);                                       \
     }
 SKINNY(1)
 SKINNY(2)
@@ -285,13 +292,14 @@ SKINNY(12)
 #endif
 
 static void skinny(float *sums, const float *x, int rows, int k, const void *w, tensor_dtype dtype, size_t stride,
-                   int columns, bool first) {
-    static void (*const by_rows[])(float *, const float *, int, const void *, tensor_dtype, size_t, int, bool) = {
+                   int columns, bool first, const skinny_ahead *ahead) {
+    static void (*const by_rows[])(float *, const float *, int, const void *, tensor_dtype, size_t, int, bool,
+                                   const skinny_ahead *) = {
         skinny_1, skinny_2, skinny_3, skinny_4,  skinny_5,  skinny_6,
 #if !defined(__AVX512F__)
         skinny_7, skinny_8, skinny_9, skinny_10, skinny_11, skinny_12,
 #endif
 
     };
-    by_rows[rows - 1](sums, x, k, w, dtype, stride, columns, first);
+    by_rows[rows - 1](sums, x, k, w, dtype, stride, columns, first, ahead);
 }
