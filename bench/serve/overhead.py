@@ -1,6 +1,6 @@
 """
 What a request costs beyond the model: round trips of openpi-client with three 224x224 images, less the time the model
-itself took (policy_timing), to
+took (policy_timing; "served": less that of the transforms too, server_timing), to
 
     pi0      `pi0 serve` with the tiny model
     socket   a socket that reads the message and answers at once with bytes made before: what client and kernel need
@@ -121,12 +121,12 @@ def start(target, *arguments):
 
 
 def ask(client, request):
-    """(milliseconds beyond the model, milliseconds of the model)"""
+    """Milliseconds beyond the model, beyond model and transforms, and of the model."""
     begin = time.perf_counter()
     answer = client.infer(request)
     total = (time.perf_counter() - begin) * 1000
     infer = answer["policy_timing"]["infer_ms"]
-    return total - infer, infer
+    return total - infer, total - answer["server_timing"]["infer_ms"], infer
 
 
 def measure(pi0, rounds):
@@ -138,17 +138,19 @@ def measure(pi0, rounds):
         port = int(server.stdout.readline().split()[2].rsplit(":", 1)[1])
         clients = {"pi0": WebsocketClientPolicy("127.0.0.1", port)}
         request = observation()
-        model = float(np.median([ask(clients["pi0"], request)[1] for _ in range(20)]))
+        model = float(np.median([ask(clients["pi0"], request)[2] for _ in range(20)]))
         for name, target, *arguments in (("socket", swallow), ("openpi", openpi_design, model)):
             process, port = start(target, *arguments)
             helpers.append(process)
             clients[name] = WebsocketClientPolicy("127.0.0.1", port)
-        times = {name: [] for name in clients}
+        times = {name: [] for name in [*clients, "served"]}
         for i in range(rounds + 10):
             for name, client in clients.items():
-                beyond, _ = ask(client, request)
+                beyond, served, _ = ask(client, request)
                 if i >= 10:
                     times[name].append(beyond)
+                if i >= 10 and name == "pi0":
+                    times["served"].append(served)
     finally:
         for process in helpers:
             process.terminate()
@@ -158,8 +160,7 @@ def measure(pi0, rounds):
               for name, values in times.items()}
     p50 = {name: figures["p50_ms"] for name, figures in points.items()}
     return {"rounds": rounds, "model_p50_ms": round(model, 3), "beyond_the_model": points,
-            "pi0_above_socket_ms": round(p50["pi0"] - p50["socket"], 3),
-            "pi0_to_openpi": round(p50["pi0"] / p50["openpi"], 3)}
+            "above_socket_ms": {name: round(p50[name] - p50["socket"], 3) for name in ("pi0", "served", "openpi")}}
 
 
 def main():
@@ -175,7 +176,7 @@ def main():
     print(f"the model itself: p50 {result['model_p50_ms']} ms; beyond it, {result['rounds']} rounds:")
     for name, figures in result["beyond_the_model"].items():
         print(f"  {name:7}" + "".join(f"  {key} {value:7.3f}" for key, value in figures.items()))
-    print(f"pi0 above the socket: {result['pi0_above_socket_ms']} ms; pi0 / openpi: {result['pi0_to_openpi']}")
+    print("p50 above the socket, ms: " + ", ".join(f"{k} {v}" for k, v in result["above_socket_ms"].items()))
 
 
 if __name__ == "__main__":

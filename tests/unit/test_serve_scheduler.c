@@ -8,7 +8,7 @@
 #include "serve/scheduler.h"
 #include "unit/serving.h"
 
-enum { SLOW_STEPS = 300 };
+enum { SLOW_STEPS = 60 };
 
 typedef struct setup {
     kitchen kitchen;
