@@ -104,16 +104,18 @@ static double time_between(const finder *finder, uint32_t first, uint32_t end) {
 
 /* Share of one copy's kernels that one copy of the other run has too, by name. */
 static double likeness(finder *finder, const repeat_run *a, const repeat_run *b) {
-    const repeat_run *runs[2] = {a, b};
-    uint32_t symbols = finder->symbol_count[1];
-    memset(finder->tally, 0, 2 * (size_t)symbols * sizeof *finder->tally);
-    for (int side = 0; side < 2; side++)
-        for (uint32_t i = runs[side]->first; i <= runs[side]->last; i++)
-            finder->tally[(size_t)side * symbols + finder->symbols[1][i]]++;
+    const uint32_t *symbols = finder->symbols[1];
+    uint32_t *of_a = finder->tally, *of_b = finder->tally + finder->symbol_count[1];
+    for (uint32_t i = b->first; i <= b->last; i++) of_a[symbols[i]] = of_b[symbols[i]] = 0;
+    for (uint32_t i = a->first; i <= a->last; i++) of_a[symbols[i]] = of_b[symbols[i]] = 0;
+    for (uint32_t i = b->first; i <= b->last; i++) of_b[symbols[i]]++;
+    for (uint32_t i = a->first; i <= a->last; i++) of_a[symbols[i]]++;
     double common = 0;
-    for (uint32_t s = 0; s < symbols; s++) {
-        double x = (double)finder->tally[s] / a->copies, y = (double)finder->tally[symbols + s] / b->copies;
+    for (uint32_t i = a->first; i <= a->last; i++) {
+        uint32_t symbol = symbols[i];
+        double x = (double)of_a[symbol] / a->copies, y = (double)of_b[symbol] / b->copies;
         common += x < y ? x : y;
+        of_a[symbol] = 0; /* counts once */
     }
     double longer = a->period > b->period ? (double)a->period : (double)b->period;
     return common / longer;

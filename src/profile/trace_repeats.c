@@ -10,6 +10,7 @@ enum {
     MAX_PER_COPY = 24,     /* kernels of one name in one copy */
     MIN_SAME_IN_ROW = 12,  /* copies of a pattern of one kernel before it counts as a run */
     MIN_INNER_COPIES = 12, /* of the runs that a run of runs is made of */
+    MAX_ACTIVE = 2048,     /* runs that a chain is compared with: more are no model's layers */
     COPY_COUNTS = 8,       /* different counts of copies that the chains of a run may disagree on */
 };
 
@@ -218,6 +219,7 @@ static pi0_status gather(chain_list *list, gathered **runs, uint32_t *run_count,
             found = count++;
             (*runs)[found] = (gathered){.run = {.first = chain->first, .last = chain->last, .period = chain->period},
                                         .seed_last = (float)chain->last};
+            if (active_count == MAX_ACTIVE) memmove(active, active + 1, --active_count * sizeof *active);
             active[active_count++] = found;
         }
         chain->run = found;
