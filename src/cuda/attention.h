@@ -22,6 +22,8 @@ typedef struct attention_problem {
     int length;              /* the longest sequence */
     const uint8_t *key_mask; /* [tokens] 0: left out; NULL: all count */
     float scale;
+    const void *next_weights; /* asked for into L2, see gemm.h */
+    unsigned next_bytes;
 } attention_problem;
 
 #ifdef __cplusplus

@@ -54,6 +54,7 @@ __global__ void __launch_bounds__(384, 1)
 
     if (warpgroup == 0) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
+        if (threadIdx.x == 32) prefetch_share(p.next_weights, p.next_bytes, blockIdx.x, gridDim.x);
         if (threadIdx.x == 0 && blocks > 0) {
             auto load = [](uint32_t to, const CUtensorMap *map, int column, int row, uint64_t *barrier) {
                 asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes "
@@ -99,11 +100,16 @@ __global__ void __launch_bounds__(384, 1)
             wgmma_wait<0>();
             if (thread == 0) mbarrier_arrive(&k_empty[stage]);
             float high[2] = {top[0], top[1]};
+            if (p.key_mask || first_key + (n + 1) * KEYS > last_key) {
+#pragma unroll
+                for (int i = 0; i < KEYS / 2; i++) {
+                    const int key = first_key + n * KEYS + i / 4 * 8 + 2 * t + i % 2;
+                    if (key >= last_key || (p.key_mask && !p.key_mask[start + key])) s[i] = -INFINITY;
+                }
+            }
 #pragma unroll
             for (int i = 0; i < KEYS / 2; i++) {
-                const int key = first_key + n * KEYS + i / 4 * 8 + 2 * t + i % 2;
-                const bool counts = key < last_key && (!p.key_mask || p.key_mask[start + key]);
-                s[i] = counts ? s[i] * scale : -INFINITY;
+                s[i] *= scale;
                 high[i / 2 % 2] = fmaxf(high[i / 2 % 2], s[i]);
             }
 #pragma unroll
@@ -111,7 +117,7 @@ __global__ void __launch_bounds__(384, 1)
                 high[r] = fmaxf(high[r], __shfl_xor_sync(0xffffffffu, high[r], 1));
                 high[r] = fmaxf(high[r], __shfl_xor_sync(0xffffffffu, high[r], 2));
                 const float level = high[r] == -INFINITY ? 0.0f : high[r];
-                const float keep = exp2f(top[r] - level);
+                const float keep = exp2_fast(top[r] - level);
                 top[r] = high[r];
                 high[r] = level;
                 sum[r] *= keep;
@@ -121,7 +127,7 @@ __global__ void __launch_bounds__(384, 1)
             uint32_t a[KEYS / 16][4];
 #pragma unroll
             for (int i = 0; i < KEYS / 2; i += 2) {
-                const float low = exp2f(s[i] - high[i / 2 % 2]), up = exp2f(s[i + 1] - high[i / 2 % 2]);
+                const float low = exp2_fast(s[i] - high[i / 2 % 2]), up = exp2_fast(s[i + 1] - high[i / 2 % 2]);
                 sum[i / 2 % 2] += low + up;
                 a[i / 8][i / 2 % 4] = pack_bf16(low, up);
             }
@@ -165,8 +171,8 @@ __global__ void __launch_bounds__(384, 1)
 #pragma unroll
             for (int r = 0; r < 2; r++) {
                 const float high = fmaxf(top[r], other_top[r]), level = high == -INFINITY ? 0.0f : high;
-                mine[r] = exp2f(top[r] - level);
-                theirs[r] = exp2f(other_top[r] - level);
+                mine[r] = exp2_fast(top[r] - level);
+                theirs[r] = exp2_fast(other_top[r] - level);
                 const float all = sum[r] * mine[r] + other_sum[r] * theirs[r], over = all > 0.0f ? 1.0f / all : 0.0f;
                 mine[r] *= over;
                 theirs[r] *= over;

@@ -88,6 +88,12 @@ __device__ __forceinline__ float gelu_tanh(float x) {
     float u = 0.7978845608028654f * (x + 0.044715f * x * x * x);
     return __fdividef(x, 1.0f + __expf(-2.0f * u));
 }
+/* 2^x; 0 for -infinity */
+__device__ __forceinline__ float exp2_fast(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
 __device__ __forceinline__ float silu(float x) { return x / (1.0f + expf(-x)); }
 
 /* ---- named barriers: `threads` threads of the block meet ---- */
@@ -114,15 +120,16 @@ __device__ __forceinline__ void mbarrier_expect(uint64_t *barrier, int bytes) {
 __device__ __forceinline__ void mbarrier_arrive(uint64_t *barrier) {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
 }
-/* Arrives at the same barrier of block `rank` of the cluster. */
+/* Arrives at the same barrier of block `rank` of the cluster. (Scopes wider than the block would add fences.) */
 __device__ __forceinline__ void mbarrier_arrive_remote(uint64_t *barrier, int rank) {
     asm volatile("{ .reg .b32 remote; mapa.shared::cluster.u32 remote, %0, %1; "
-                 "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote]; }" ::"r"(shared_address(barrier)),
+                 "mbarrier.arrive.shared::cluster.b64 _, [remote]; }" ::"r"(shared_address(barrier)),
                  "r"(rank)
                  : "memory");
 }
+/* At block scope: a wider scope would empty the first-level cache at every wait. */
 __device__ __forceinline__ void mbarrier_wait(uint64_t *barrier, int parity) {
-    asm volatile("{ .reg .pred p; again: mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%0], %1; "
+    asm volatile("{ .reg .pred p; again: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1; "
                  "@p bra done; bra again; done: }" ::"r"(shared_address(barrier)),
                  "r"(parity)
                  : "memory");
@@ -140,6 +147,14 @@ __device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.w
 __device__ __forceinline__ void cluster_sync() {
     cluster_arrive();
     cluster_wait();
+}
+/* Asks for this block's share of `bytes` (a multiple of 16) to come into L2; one thread. */
+__device__ __forceinline__ void prefetch_share(const void *from, uint32_t bytes, int block, int blocks) {
+    const uint32_t share = (bytes / blocks + 4095) / 4096 * 4096, begin = share * block;
+    for (uint32_t at = begin; at < begin + share && at < bytes; at += 4096) {
+        const uint32_t size = bytes - at < 4096 ? bytes - at : 4096;
+        asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"((const char *)from + at), "r"(size) : "memory");
+    }
 }
 /* Address, in block `rank` of the cluster, of what `shared` is here. */
 __device__ __forceinline__ uint32_t cluster_address(uint32_t shared, int rank) {

@@ -67,6 +67,9 @@ typedef struct gemm_problem {
     int row_period;
     const int *row_map; /* token t goes to row row_map[t / row_period] + t % row_period; NULL: row t */
 
+    const void *next_weights; /* what the next kernel will read: asked for into L2, or NULL with next_bytes 0 */
+    unsigned next_bytes;
+
     float *partial;   /* split products: scratch of gemm_partial_bytes() */
     unsigned *ticket; /* [GEMM_TICKETS] zeros; every launch leaves zeros */
 } gemm_problem;

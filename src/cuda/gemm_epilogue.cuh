@@ -12,7 +12,7 @@
 enum { EPILOGUE_TOKENS = 32, EPILOGUE_ROW = 68 }; /* 64 features and 4 floats of padding: no bank conflicts */
 enum { EPILOGUE_STAGING_BYTES = EPILOGUE_TOKENS * EPILOGUE_ROW * 4 };
 
-/* (r, mean * r) of each of the tile's columns, by `threads` threads. */
+/* (r, mean * r) of each of the tile's columns, by `threads` threads. All loads of a batch are under way at once. */
 __device__ __forceinline__ void epilogue_column_factors(float2 *factors, const gemm_problem &p, int first_token,
                                                         int tokens, int thread, int threads) {
     for (int i = thread; i < tokens; i += threads) {
@@ -20,11 +20,17 @@ __device__ __forceinline__ void epilogue_column_factors(float2 *factors, const g
         int token = first_token + i;
         if (p.stats && token < p.tokens) {
             float sum = 0.0f, squares = 0.0f;
-#pragma unroll 8
-            for (int s = 0; s < p.stats_slabs; s++) {
-                float2 v = __ldcg(&p.stats[(size_t)s * p.stats_stride + token]);
-                sum += v.x;
-                squares += v.y;
+            for (int first = 0; first < p.stats_slabs; first += 32) {
+                float2 v[32];
+#pragma unroll
+                for (int s = 0; s < 32; s++)
+                    v[s] = first + s < p.stats_slabs ? __ldcg(&p.stats[(size_t)(first + s) * p.stats_stride + token])
+                                                     : make_float2(0.0f, 0.0f);
+#pragma unroll
+                for (int s = 0; s < 32; s++) {
+                    sum += v[s].x;
+                    squares += v[s].y;
+                }
             }
             float mean = p.layer_norm ? sum / (float)p.norm_width : 0.0f;
             float r = rsqrtf(fmaxf(squares / (float)p.norm_width - mean * mean, 0.0f) + 1e-6f);
@@ -34,28 +40,78 @@ __device__ __forceinline__ void epilogue_column_factors(float2 *factors, const g
     }
 }
 
-/* One 64-feature group: acc[j * 4 + 0..3] is fragment j of BN / 8. first_feature counts from the problem's first. */
+/* What a thread needs of its group besides the accumulators; loaded early, so that nothing waits for it. */
+template <gemm_epilogue EPILOGUE, int BN> struct epilogue_values {
+    static constexpr int CHUNKS = ceil_div(BN, EPILOGUE_TOKENS);
+    float bias_low, bias_high, center_low, center_high;
+    float2 turns[EPILOGUE == GEMM_ROPE ? BN / 4 : 1]; /* (cos, sin) of its pair at its tokens */
+    float4 old[EPILOGUE == GEMM_RESIDUAL ? 16 : 1];   /* x, or what stands in its place: four chunks */
+};
+
+/* Before the product. first_feature counts from the problem's first. */
 template <gemm_epilogue EPILOGUE, int BN>
-__device__ __forceinline__ void epilogue_group(const float (&acc)[BN / 2], const gemm_problem &p, int first_feature,
-                                               int first_token, const float2 *factors, float *staging, int thread,
-                                               int barrier) {
+__device__ __forceinline__ void epilogue_prepare(epilogue_values<EPILOGUE, BN> &v, const gemm_problem &p,
+                                                 int first_feature, int first_token, int thread) {
+    const int warp = thread / 32, lane = thread % 32;
+    const int f_low = first_feature + warp * 16 + lane / 4, f_high = f_low + 8;
+    v.bias_low = p.bias && f_low < p.features ? __ldg(&p.bias[f_low]) : 0.0f;
+    v.bias_high = p.bias && f_high < p.features ? __ldg(&p.bias[f_high]) : 0.0f;
+    v.center_low = p.center && f_low < p.features ? __ldg(&p.center[f_low]) : 0.0f;
+    v.center_high = p.center && f_high < p.features ? __ldg(&p.center[f_high]) : 0.0f;
+    if constexpr (EPILOGUE == GEMM_ROPE) {
+        /* 16 packed rows are 8 features i and their partners i + head_dim / 2 */
+        const int block16 = (p.first_feature + first_feature) / 16 + warp, blocks = p.head_dim / 16;
+        const int pair = block16 % blocks * 8 + lane / 4;
+#pragma unroll
+        for (int i = 0; i < BN / 4; i++) {
+            const int token = first_token + i / 2 * 8 + lane % 4 * 2 + i % 2;
+            v.turns[i] = make_float2(1.0f, 0.0f);
+            if (token < p.tokens && block16 / blocks <= p.heads)
+                v.turns[i] = __ldg(&p.rope[(size_t)__ldg(&p.positions[token]) * (p.head_dim / 2) + pair]);
+        }
+    }
+}
+
+__device__ __forceinline__ int epilogue_row(const gemm_problem &p, int token) {
+    return p.row_map ? __ldg(&p.row_map[token / p.row_period]) + token % p.row_period : token;
+}
+
+/* One chunk of the residual stream's old values. The first four after the last product is issued, the others as the
+ * group goes on. */
+template <gemm_epilogue EPILOGUE, int BN>
+__device__ __forceinline__ void epilogue_fetch(epilogue_values<EPILOGUE, BN> &v, const gemm_problem &p, int chunk,
+                                               int first_feature, int first_token, int thread) {
+    if constexpr (EPILOGUE == GEMM_RESIDUAL) {
+        const int f = first_feature + thread % 16 * 4;
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const int column = chunk * EPILOGUE_TOKENS + i * 8 + thread / 16, token = first_token + column;
+            float4 &old = v.old[chunk % 4 * 4 + i];
+            old = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+            if (column >= BN || token >= p.tokens || f >= p.features) continue;
+            if (p.accumulate)
+                old = __ldcg((const float4 *)(p.x + (size_t)epilogue_row(p, token) * p.features + f));
+            else if (p.row_bias)
+                old = __ldg((const float4 *)(p.row_bias + (size_t)(token % p.row_period) * p.features + f));
+        }
+    }
+}
+template <gemm_epilogue EPILOGUE, int BN>
+__device__ __forceinline__ void epilogue_fetch_first(epilogue_values<EPILOGUE, BN> &v, const gemm_problem &p,
+                                                     int first_feature, int first_token, int thread) {
+#pragma unroll
+    for (int chunk = 0; chunk < epilogue_values<EPILOGUE, BN>::CHUNKS && chunk < 4; chunk++)
+        epilogue_fetch<EPILOGUE, BN>(v, p, chunk, first_feature, first_token, thread);
+}
+
+/* One 64-feature group: acc[j * 4 + 0..3] is fragment j of BN / 8. */
+template <gemm_epilogue EPILOGUE, int BN>
+__device__ __forceinline__ void epilogue_group(const float (&acc)[BN / 2], epilogue_values<EPILOGUE, BN> &values,
+                                               const gemm_problem &p, int first_feature, int first_token,
+                                               const float2 *factors, float *staging, int thread, int barrier) {
     constexpr int FRAGMENTS = BN / 8;
     const int warp = thread / 32, lane = thread % 32, g = lane / 4, t = lane % 4;
-    const int f_low = first_feature + warp * 16 + g, f_high = f_low + 8;
-    float bias_low = 0.0f, bias_high = 0.0f, center_low = 0.0f, center_high = 0.0f;
-    if (p.bias) {
-        if (f_low < p.features) bias_low = __ldg(&p.bias[f_low]);
-        if (f_high < p.features) bias_high = __ldg(&p.bias[f_high]);
-    }
-    if (p.center) {
-        if (f_low < p.features) center_low = __ldg(&p.center[f_low]);
-        if (f_high < p.features) center_high = __ldg(&p.center[f_high]);
-    }
-    /* RoPE: 16 packed rows are 8 features i and their partners i + head_dim / 2 */
     const int half = EPILOGUE == GEMM_ROPE ? p.head_dim / 2 : 0;
-    const int block16 = (p.first_feature + first_feature) / 16 + warp;
-    const int head = EPILOGUE == GEMM_ROPE ? block16 / (p.head_dim / 16) : 0;
-    const int pair = EPILOGUE == GEMM_ROPE ? block16 % (p.head_dim / 16) * 8 + g : 0;
 
 #pragma unroll
     for (int chunk = 0; chunk < ceil_div(FRAGMENTS, 4); chunk++) {
@@ -68,8 +124,8 @@ __device__ __forceinline__ void epilogue_group(const float (&acc)[BN / 2], const
                 for (int c = 0; c < 2; c++) {
                     const int column = j * 8 + 2 * t + c;
                     const float2 factor = factors[column];
-                    float low = acc[j * 4 + c] * factor.x - factor.y * center_low + bias_low;
-                    float high = acc[j * 4 + 2 + c] * factor.x - factor.y * center_high + bias_high;
+                    float low = acc[j * 4 + c] * factor.x - factor.y * values.center_low + values.bias_low;
+                    float high = acc[j * 4 + 2 + c] * factor.x - factor.y * values.center_high + values.bias_high;
                     float *row = staging + (jj * 8 + 2 * t + c) * EPILOGUE_ROW + warp * 16;
                     if constexpr (EPILOGUE == GEMM_GATED) {
                         row[g - warp * 8] = gelu_tanh(low) * high;
@@ -79,13 +135,10 @@ __device__ __forceinline__ void epilogue_group(const float (&acc)[BN / 2], const
                             high = gelu_tanh(high);
                         }
                         if constexpr (EPILOGUE == GEMM_ROPE) {
-                            if (head <= p.heads && first_token + column < p.tokens) {
-                                float2 turn =
-                                    __ldg(&p.rope[(size_t)__ldg(&p.positions[first_token + column]) * half + pair]);
-                                float a = low * turn.x - high * turn.y, b = high * turn.x + low * turn.y;
-                                low = a;
-                                high = b;
-                            }
+                            const float2 turn = values.turns[j * 2 + c];
+                            const float a = low * turn.x - high * turn.y;
+                            high = high * turn.x + low * turn.y;
+                            low = a;
                         }
                         row[g] = low;
                         row[g + 8] = high;
@@ -101,28 +154,17 @@ __device__ __forceinline__ void epilogue_group(const float (&acc)[BN / 2], const
             const bool valid = f < p.features;
             float4 gain = make_float4(1.0f, 1.0f, 1.0f, 1.0f);
             if (valid && p.operand) gain = __ldg((const float4 *)(p.gain + f));
-            float4 old[4];
-            int rows[4];
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const int column = i * 8 + thread / 16, token = base + column;
-                rows[i] = -1;
-                if (column >= tokens || token >= p.tokens || !valid) continue;
-                rows[i] = p.row_map ? __ldg(&p.row_map[token / p.row_period]) + token % p.row_period : token;
-                if (p.accumulate)
-                    old[i] = __ldcg((const float4 *)(p.x + (size_t)rows[i] * p.features + f));
-                else if (p.row_bias)
-                    old[i] = __ldg((const float4 *)(p.row_bias + (size_t)(token % p.row_period) * p.features + f));
-                else
-                    old[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-            }
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 float4 v = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-                if (rows[i] >= 0) {
+                const int column = i * 8 + thread / 16, token = base + column;
+                const bool there = column < tokens && token < p.tokens && valid;
+                const int row = there ? epilogue_row(p, token) : 0;
+                if (there) {
+                    const float4 old = values.old[chunk % 4 * 4 + i];
                     v = *(const float4 *)(staging + (i * 8 + thread / 16) * EPILOGUE_ROW + thread % 16 * 4);
-                    v = make_float4(v.x + old[i].x, v.y + old[i].y, v.z + old[i].z, v.w + old[i].w);
-                    const size_t at = (size_t)rows[i] * p.features + f;
+                    v = make_float4(v.x + old.x, v.y + old.y, v.z + old.z, v.w + old.w);
+                    const size_t at = (size_t)row * p.features + f;
                     __stcg((float4 *)(p.x + at), v);
                     if (p.operand)
                         __stcg((uint2 *)(p.operand + at), make_uint2(pack_bf16(v.x * gain.x, v.y * gain.y),
@@ -135,11 +177,13 @@ __device__ __forceinline__ void epilogue_group(const float (&acc)[BN / 2], const
                         sum += __shfl_xor_sync(0xffffffffu, sum, distance);
                         squares += __shfl_xor_sync(0xffffffffu, squares, distance);
                     }
-                    if (thread % 16 == 0 && rows[i] >= 0)
-                        __stcg(&p.stats_out[(size_t)(f / GEMM_SLAB) * p.stats_out_stride + rows[i]],
+                    if (thread % 16 == 0 && there)
+                        __stcg(&p.stats_out[(size_t)(f / GEMM_SLAB) * p.stats_out_stride + row],
                                make_float2(sum, squares));
                 }
             }
+            if (chunk + 4 < epilogue_values<EPILOGUE, BN>::CHUNKS)
+                epilogue_fetch<EPILOGUE, BN>(values, p, chunk + 4, first_feature, first_token, thread);
         } else {
             constexpr int LANES = EPILOGUE == GEMM_GATED ? 4 : 8; /* of 8 features each, per token */
 #pragma unroll

@@ -12,36 +12,44 @@ cudaError_t gemm_portable_launch(gemm_epilogue epilogue, const gemm_problem *p, 
 typedef struct gemm_variant {
     gemm_epilogue epilogue;
     const void *kernel;
-    int bm, bn, threads, shared_bytes, consumers, groups, cluster;
+    int bm, bn, bk, threads, shared_bytes, cluster;
     bool ping_pong;
+    float block_us; /* measured on an H200, all multiprocessors busy: BK k-values of a tile */
+    float fixed_us; /* and what a product takes beside that */
 } gemm_variant;
 
-#define VARIANT(epilogue, consumers, groups, bn, ping_pong, cluster)                                                   \
+#define VARIANT(epilogue, consumers, groups, bn, ping_pong, cluster, bk, block_us, fixed_us)                           \
     {epilogue,                                                                                                         \
-     (const void *)gemm_hopper<epilogue, consumers, groups, bn, ping_pong, cluster>,                                   \
-     gemm_shape<consumers, groups, bn, ping_pong, cluster>::BM,                                                        \
+     (const void *)gemm_hopper<epilogue, consumers, groups, bn, ping_pong, cluster, bk>,                               \
+     gemm_shape<consumers, groups, bn, ping_pong, cluster, bk>::BM,                                                    \
      bn,                                                                                                               \
-     gemm_shape<consumers, groups, bn, ping_pong, cluster>::THREADS,                                                   \
-     gemm_shape<consumers, groups, bn, ping_pong, cluster>::SHARED_BYTES,                                              \
-     consumers,                                                                                                        \
-     groups,                                                                                                           \
+     bk,                                                                                                               \
+     gemm_shape<consumers, groups, bn, ping_pong, cluster, bk>::THREADS,                                               \
+     gemm_shape<consumers, groups, bn, ping_pong, cluster, bk>::SHARED_BYTES,                                          \
      cluster,                                                                                                          \
-     ping_pong}
+     ping_pong,                                                                                                        \
+     block_us,                                                                                                         \
+     fixed_us}
 
 static const gemm_variant variants[] = {
-    VARIANT(GEMM_STORE, 3, 1, 112, false, 1),    VARIANT(GEMM_STORE, 2, 1, 160, false, 1),
-    VARIANT(GEMM_STORE, 2, 2, 112, false, 1),    VARIANT(GEMM_STORE, 2, 2, 160, true, 1),
-    VARIANT(GEMM_GELU, 2, 2, 112, false, 1),     VARIANT(GEMM_GELU, 2, 1, 256, false, 1),
-    VARIANT(GEMM_GELU, 2, 1, 160, false, 1),     VARIANT(GEMM_GELU, 2, 2, 160, true, 1),
-    VARIANT(GEMM_GATED, 2, 2, 200, true, 1),     VARIANT(GEMM_GATED, 2, 2, 200, true, 2),
-    VARIANT(GEMM_GATED, 2, 2, 184, true, 1),     VARIANT(GEMM_GATED, 2, 2, 136, true, 1),
-    VARIANT(GEMM_GATED, 2, 1, 200, false, 1),    VARIANT(GEMM_GATED, 2, 2, 200, false, 1),
-    VARIANT(GEMM_ROPE, 2, 1, 136, false, 1),     VARIANT(GEMM_ROPE, 2, 1, 104, false, 1),
-    VARIANT(GEMM_ROPE, 2, 1, 184, false, 1),     VARIANT(GEMM_ROPE, 2, 1, 200, false, 1),
-    VARIANT(GEMM_RESIDUAL, 2, 1, 104, false, 1), VARIANT(GEMM_RESIDUAL, 2, 1, 104, false, 2),
-    VARIANT(GEMM_RESIDUAL, 2, 1, 112, false, 1), VARIANT(GEMM_RESIDUAL, 2, 1, 136, false, 1),
-    VARIANT(GEMM_RESIDUAL, 2, 1, 184, false, 1), VARIANT(GEMM_RESIDUAL, 2, 1, 200, false, 1),
-    VARIANT(GEMM_RESIDUAL, 2, 1, 200, false, 2),
+    VARIANT(GEMM_STORE, 3, 1, 112, false, 1, 64, 0.46f, 5),
+    VARIANT(GEMM_STORE, 2, 2, 112, false, 1, 64, 0.61f, 5),
+    VARIANT(GEMM_STORE, 2, 2, 160, true, 1, 64, 0.49f, 5),
+    VARIANT(GEMM_GELU, 2, 2, 112, false, 1, 64, 0.65f, 8),
+    VARIANT(GEMM_GELU, 2, 1, 256, false, 1, 64, 0.75f, 8),
+    VARIANT(GEMM_GELU, 2, 2, 160, true, 1, 64, 0.50f, 9),
+    VARIANT(GEMM_GATED, 2, 2, 200, true, 1, 64, 0.70f, 8),
+    VARIANT(GEMM_GATED, 2, 2, 184, true, 1, 64, 0.70f, 8),
+    VARIANT(GEMM_GATED, 2, 2, 136, true, 1, 64, 0.49f, 8),
+    VARIANT(GEMM_GATED, 2, 2, 160, false, 1, 32, 0.57f, 10),
+    VARIANT(GEMM_ROPE, 2, 1, 136, false, 1, 64, 0.40f, 8),
+    VARIANT(GEMM_ROPE, 2, 1, 104, false, 1, 64, 0.37f, 8),
+    VARIANT(GEMM_RESIDUAL, 2, 1, 104, false, 1, 64, 0.37f, 5),
+    VARIANT(GEMM_RESIDUAL, 2, 1, 104, false, 2, 64, 0.33f, 7),
+    VARIANT(GEMM_RESIDUAL, 2, 1, 112, false, 1, 64, 0.41f, 5),
+    VARIANT(GEMM_RESIDUAL, 2, 1, 136, false, 1, 64, 0.43f, 5),
+    VARIANT(GEMM_RESIDUAL, 2, 1, 200, false, 1, 64, 0.60f, 5),
+    VARIANT(GEMM_RESIDUAL, 3, 1, 80, false, 1, 64, 0.40f, 5),
 };
 enum { VARIANTS = sizeof variants / sizeof *variants };
 
@@ -62,7 +70,7 @@ extern "C" void gemm_variant_text(gemm_epilogue epilogue, int variant, char *tex
     if (!v)
         snprintf(text, size, "portable");
     else
-        snprintf(text, size, "%dx%d%s%s", v->bm, v->bn, v->ping_pong ? " ping-pong" : "",
+        snprintf(text, size, "%dx%dx%d%s%s", v->bm, v->bn, v->bk, v->ping_pong ? " ping-pong" : "",
                  v->cluster > 1 ? " cluster 2" : "");
 }
 
@@ -71,15 +79,8 @@ static int tiles_n_of(const gemm_variant *v, int tokens) { return round_up(ceil_
 /* Microseconds, roughly: what matters is the order of the variants. */
 static double estimate(const gemm_variant *v, const gemm_problem *p, int split, int multiprocessors) {
     const int units = ceil_div(p->features, v->bm) * tiles_n_of(v, p->tokens) * split;
-    const double waves = ceil_div(units, multiprocessors);
-    const double multiply = (double)v->bm * v->bn * 64 / 2048 * 1.08;
-    const double rows = v->bm / (double)v->cluster + v->bn;
-    const double feed = rows * 128 / 46; /* bytes a cycle from L2 that all multiprocessors get together */
-    const double main = ceil_div(ceil_div(p->k, 64), split) * (multiply > feed ? multiply : feed) + 600;
-    const double out = (double)v->bm * v->bn / (v->consumers * 128) * 14 + 800;
-    double cycles = v->ping_pong ? waves * main + out * v->consumers : waves * (main + out);
-    if (split > 1) cycles += 2500;
-    return cycles / 1700;
+    const double blocks = (double)ceil_div(units, multiprocessors) * ceil_div(ceil_div(p->k, v->bk), split);
+    return blocks * v->block_us + v->fixed_us + (split > 1 ? 4 : 0);
 }
 
 extern "C" gemm_choice gemm_choose(gemm_epilogue epilogue, const gemm_problem *problem, int multiprocessors) {
@@ -127,11 +128,12 @@ typedef CUresult (*encode_function)(CUtensorMap *, CUtensorMapDataType, cuuint32
                                     CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
 
 static cudaError_t encode_map(CUtensorMap *map, void *encode, const void *base, int rows, int k, int stride,
-                              int box_rows) {
+                              int box_rows, int bk) {
     cuuint64_t sizes[2] = {(cuuint64_t)k, (cuuint64_t)rows}, strides[1] = {(cuuint64_t)stride * 2};
-    cuuint32_t box[2] = {64, (cuuint32_t)box_rows}, steps[2] = {1, 1};
+    cuuint32_t box[2] = {(cuuint32_t)bk, (cuuint32_t)box_rows}, steps[2] = {1, 1};
     CUresult result = ((encode_function)encode)(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)base, sizes, strides,
-                                                box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                                                box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                                                bk == 64 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B,
                                                 CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
 }
@@ -141,8 +143,8 @@ extern "C" cudaError_t gemm_plan_make(gemm_plan *plan, gemm_epilogue epilogue, c
     const gemm_variant *v = variant_find(epilogue, choice.variant);
     plan->problem = *problem;
     plan->choice = choice;
-    plan->k_blocks = ceil_div(problem->k, 64);
     if (!v) return cudaSuccess;
+    plan->k_blocks = ceil_div(problem->k, v->bk);
     plan->tiles_m = ceil_div(problem->features, v->bm);
     plan->tiles_n = tiles_n_of(v, problem->tokens);
     const int units = plan->tiles_m * plan->tiles_n * choice.split;
@@ -150,10 +152,10 @@ extern "C" cudaError_t gemm_plan_make(gemm_plan *plan, gemm_epilogue epilogue, c
     plan->grid = units < most ? units : most;
     cudaError_t status =
         encode_map(&plan->weights_map, encode, problem->weights, problem->first_feature + problem->features, problem->k,
-                   problem->weights_stride, v->bm / v->cluster);
+                   problem->weights_stride, v->bm / v->cluster, v->bk);
     if (status != cudaSuccess) return status;
     return encode_map(&plan->input_map, encode, problem->input, problem->tokens, problem->k, problem->input_stride,
-                      v->bn);
+                      v->bn, v->bk);
 }
 
 extern "C" cudaError_t gemm_launch(gemm_epilogue epilogue, const gemm_plan *plan, bool dependent, cudaStream_t stream) {

@@ -1,14 +1,15 @@
 /*
  * The Hopper product: wgmma fed by TMA through a ring of shared-memory stages, one persistent block a multiprocessor.
  *
- *   threads   one producer warpgroup (one thread issues copies), CONSUMERS warpgroups that multiply
- *   tile      cooperative: CONSUMERS * GROUPS * 64 features x BN tokens, the warpgroups share a tile
- *             ping-pong:   GROUPS * 64 features x BN tokens a warpgroup; one multiplies while the other is in its
- * epilogue cluster   CLUSTER 2: two blocks take neighbouring token tiles of the same weights; each loads half of them
- * for both split     2 halves of k: the block that ends second adds the first one's partial sums (a + b is the same
- * either way round, so answers do not depend on who is first) bytes     per 64 k-values (tile features + BN) * 128 from
- * L2; weights once from memory; FLOPs 2 * features * tokens * k bound     tensor cores (prefill), L2 to shared memory
- * for small tiles (o, fc2)
+ * - threads: one producer warpgroup (one thread issues copies), CONSUMERS warpgroups that multiply
+ * - tile, cooperative: CONSUMERS * GROUPS * 64 features x BN tokens, the warpgroups share a tile
+ * - tile, ping-pong: GROUPS * 64 features x BN tokens a warpgroup; one multiplies while the other is in its epilogue
+ * - cluster: CLUSTER 2: two blocks take neighbouring token tiles of the same weights; each loads half of them for both
+ * - split: 2 halves of k: the block that ends second adds the first one's partial sums (a + b is the same either way
+ *   round, so answers do not depend on who is first)
+ * - bytes: per BK k-values (tile features + BN) * BK * 2 from L2; weights once from memory; FLOPs 2 * features * tokens
+ * * k
+ * - bound: tensor cores (gate+up, down); latency of filling and draining one tile a block (all others)
  */
 #ifndef PI0_CUDA_GEMM_HOPPER_CUH
 #define PI0_CUDA_GEMM_HOPPER_CUH
@@ -16,22 +17,26 @@
 #include "gemm_epilogue.cuh"
 #include "wgmma.cuh"
 
+/* k-blocks of weights asked for ahead of their use, into L2: memory is too far away for the stages to cover. */
+enum { LOOKAHEAD = 24 };
+
 struct gemm_geometry {
     int tiles_m, tiles_n; /* tiles_n a multiple of CLUSTER */
-    int k_blocks;         /* of 64 */
+    int k_blocks;         /* of BK */
     int split;
 };
 
-template <int CONSUMERS, int GROUPS, int BN, bool PING_PONG, int CLUSTER> struct gemm_shape {
+template <int CONSUMERS, int GROUPS, int BN, bool PING_PONG, int CLUSTER, int BK> struct gemm_shape {
     static constexpr int BM = (PING_PONG ? 1 : CONSUMERS) * GROUPS * 64;
     static constexpr int THREADS = (CONSUMERS + 1) * 128;
-    static constexpr int STAGE_BYTES = (BM + BN) * 128;
+    static constexpr int ROW = BK * 2; /* bytes of a row in a stage: TMA's swizzle is as wide */
+    static constexpr int STAGE_BYTES = (BM + BN) * ROW;
     static constexpr int FIXED_BYTES = CONSUMERS * (EPILOGUE_STAGING_BYTES + BN * 8) + 1024 + 256;
     static constexpr int FIT = (227 * 1024 - FIXED_BYTES) / STAGE_BYTES;
-    static constexpr int STAGES = FIT > 8 ? 8 : FIT;
+    static constexpr int STAGES = FIT > 12 ? 12 : FIT;
     static constexpr int SHARED_BYTES = STAGES * STAGE_BYTES + FIXED_BYTES;
-    static constexpr int PRODUCER_REGISTERS = CONSUMERS == 3 ? 32 : 24;
-    static constexpr int CONSUMER_REGISTERS = CONSUMERS == 3 ? 160 : 240;
+    static constexpr int PRODUCER_REGISTERS = CONSUMERS == 3 ? 32 : GROUPS * BN > 350 ? 24 : 40;
+    static constexpr int CONSUMER_REGISTERS = CONSUMERS == 3 ? 160 : GROUPS * BN > 350 ? 240 : 232;
 };
 
 #ifdef PI0_HOPPER
@@ -49,15 +54,19 @@ __device__ __forceinline__ void tma_load_multicast(uint32_t to, const CUtensorMa
                  "l"(map), "r"(k), "r"(row), "r"(shared_address(barrier)), "h"(blocks)
                  : "memory");
 }
+__device__ __forceinline__ void tma_prefetch(const CUtensorMap *map, int k, int row) {
+    asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global.tile [%0, {%1, %2}];" ::"l"(map), "r"(k), "r"(row)
+                 : "memory");
+}
 #endif
 
-template <gemm_epilogue EPILOGUE, int CONSUMERS, int GROUPS, int BN, bool PING_PONG, int CLUSTER>
+template <gemm_epilogue EPILOGUE, int CONSUMERS, int GROUPS, int BN, bool PING_PONG, int CLUSTER, int BK>
 __global__ void __launch_bounds__((CONSUMERS + 1) * 128, 1)
     gemm_hopper(const __grid_constant__ CUtensorMap weights_map, const __grid_constant__ CUtensorMap input_map,
                 const __grid_constant__ gemm_problem p, const gemm_geometry geometry) {
 #ifdef PI0_HOPPER
-    using shape = gemm_shape<CONSUMERS, GROUPS, BN, PING_PONG, CLUSTER>;
-    constexpr int STAGES = shape::STAGES, BM = shape::BM, STAGE_BYTES = shape::STAGE_BYTES;
+    using shape = gemm_shape<CONSUMERS, GROUPS, BN, PING_PONG, CLUSTER, BK>;
+    constexpr int STAGES = shape::STAGES, BM = shape::BM, STAGE_BYTES = shape::STAGE_BYTES, ROW = shape::ROW;
     extern __shared__ uint8_t shared_raw[];
     uint8_t *ring = (uint8_t *)(((uintptr_t)shared_raw + 1023) & ~(uintptr_t)1023);
     float *staging = (float *)(ring + STAGES * STAGE_BYTES);
@@ -82,96 +91,128 @@ __global__ void __launch_bounds__((CONSUMERS + 1) * 128, 1)
 
     const int tiles = geometry.tiles_m * geometry.tiles_n / CLUSTER, units = tiles * geometry.split;
     const int first = blockIdx.x / CLUSTER, step = gridDim.x / CLUSTER;
-    const int piece = ceil_div(geometry.k_blocks, geometry.split);
+    const int columns = geometry.tiles_n / CLUSTER, piece = ceil_div(geometry.k_blocks, geometry.split);
 
     if (warpgroup == 0) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(shape::PRODUCER_REGISTERS));
         if (threadIdx.x == 0) {
-            int n = 0, ahead = 0;
-            uint32_t base = shared_address(ring);
-            auto load_weights = [&](int stage, int m, int kb) {
+            const uint32_t base = shared_address(ring);
+            int stage = 0, lap = 0, ahead = 0;
+            auto load_weights = [&](int to, int m, int kb) {
+                const uint32_t at = base + to * STAGE_BYTES;
                 if constexpr (CLUSTER > 1)
-                    tma_load_multicast(base + stage * STAGE_BYTES + rank * (BM / CLUSTER) * 128, &weights_map, kb * 64,
-                                       p.first_feature + m * BM + rank * (BM / CLUSTER), &full[stage],
-                                       (uint16_t)((1 << CLUSTER) - 1));
+                    tma_load_multicast(at + rank * (BM / CLUSTER) * ROW, &weights_map, kb * BK,
+                                       p.first_feature + m * BM + rank * (BM / CLUSTER), &full[to], (1 << CLUSTER) - 1);
                 else
-                    tma_load(base + stage * STAGE_BYTES, &weights_map, kb * 64, p.first_feature + m * BM, &full[stage]);
+                    tma_load(at, &weights_map, kb * BK, p.first_feature + m * BM, &full[to]);
             };
             for (int unit = first; unit < units; unit += step) {
                 const int part = unit / tiles, tile = unit % tiles;
-                const int columns = geometry.tiles_n / CLUSTER;
-                const int m = tile / columns, token = (tile % columns * CLUSTER + rank) * BN;
+                const int m = tile / columns, column = tile % columns * CLUSTER + rank, token = column * BN;
                 const int k_begin = part * piece, k_end = min(k_begin + piece, geometry.k_blocks);
                 if (unit == first) {
-                    /* weights do not depend on the predecessor: fetch the first stages of them while it ends */
+                    /* weights do not depend on the predecessor: fetch the first stages of them while it ends, and ask
+                     * for the next ones; the blocks of a row of tiles share that */
                     for (; ahead < STAGES && k_begin + ahead < k_end; ahead++) {
                         mbarrier_expect(&full[ahead], STAGE_BYTES);
                         load_weights(ahead, m, k_begin + ahead);
                     }
+                    for (int kb = k_begin + ahead + column; kb < min(k_begin + LOOKAHEAD, k_end);
+                         kb += geometry.tiles_n)
+                        tma_prefetch(&weights_map, kb * BK, p.first_feature + m * BM);
                     grid_wait();
                 }
-                for (int kb = k_begin; kb < k_end; kb++, n++) {
-                    const int stage = n % STAGES;
-                    if (n >= ahead) {
-                        if (n >= STAGES) mbarrier_wait(&empty[stage], (n / STAGES - 1) & 1);
+                for (int kb = k_begin; kb < k_end; kb++) {
+                    if (ahead > 0) {
+                        ahead--;
+                    } else {
+                        if (lap > 0) mbarrier_wait(&empty[stage], (lap - 1) & 1);
                         mbarrier_expect(&full[stage], STAGE_BYTES);
                         load_weights(stage, m, kb);
                     }
-                    tma_load(base + stage * STAGE_BYTES + BM * 128, &input_map, kb * 64, token, &full[stage]);
+                    tma_load(base + stage * STAGE_BYTES + BM * ROW, &input_map, kb * BK, token, &full[stage]);
+                    if (++stage == STAGES) {
+                        stage = 0;
+                        lap++;
+                    }
                 }
             }
             if (first >= units) grid_wait();
+        } else if (threadIdx.x == 32) {
+            prefetch_share(p.next_weights, p.next_bytes, blockIdx.x, gridDim.x);
         }
     } else {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(shape::CONSUMER_REGISTERS));
         const int consumer = warpgroup - 1, barrier = 1 + consumer;
         staging += consumer * (EPILOGUE_STAGING_BYTES / 4);
-        factors += consumer * BN;
-        grid_wait();
+        if (PING_PONG) factors += consumer * BN; /* else shared */
+        bool waiting = true;
         float acc[GROUPS][BN / 2];
-        int n = 0, turn = 0;
+        auto release = [&](int stage) {
+            if constexpr (CLUSTER > 1)
+                mbarrier_arrive_remote(&empty[stage], thread);
+            else
+                mbarrier_arrive(&empty[stage]);
+        };
+        int stage = 0, lap = 0, turn = 0; /* where the ring stands */
         /* Ping-pong: a warpgroup multiplies only after the other has taken all stages of its tile. Else it could look
          * at a stage a whole lap early and take the parity of an older fill for its own. */
         if (PING_PONG && consumer == 1) barrier_arrive(4, 256);
         for (int unit = first; unit < units; unit += step, turn ^= 1) {
             const int part = unit / tiles, tile = unit % tiles;
-            const int columns = geometry.tiles_n / CLUSTER;
             const int m = tile / columns, token = (tile % columns * CLUSTER + rank) * BN;
             const int k_begin = part * piece, k_end = min(k_begin + piece, geometry.k_blocks);
             if (PING_PONG && turn != consumer) {
-                n += k_end - k_begin;
+                stage += k_end - k_begin;
+                lap += stage / STAGES;
+                stage %= STAGES;
                 continue;
             }
-            if (PING_PONG) barrier_sync(4 + consumer, 256);
             const int group_row = PING_PONG ? 0 : consumer * GROUPS * 64;
-            for (int kb = k_begin; kb < k_end; kb++, n++) {
-                const int stage = n % STAGES;
-                mbarrier_wait(&full[stage], (n / STAGES) & 1);
+            epilogue_values<EPILOGUE, BN> values[GROUPS];
+#pragma unroll
+            for (int i = 0; i < GROUPS; i++)
+                epilogue_prepare<EPILOGUE, BN>(values[i], p, m * BM + group_row + i * 64, token, thread);
+            /* positions and weights are older than the predecessor; row sums are not */
+            if (waiting) grid_wait();
+            waiting = false;
+            if (PING_PONG)
+                epilogue_column_factors(factors, p, token, BN, thread, 128);
+            else {
+                if (unit != first) barrier_sync(6, CONSUMERS * 128); /* nobody reads the last tile's */
+                epilogue_column_factors(factors, p, token, BN, consumer * 128 + thread, CONSUMERS * 128);
+            }
+            if (PING_PONG) barrier_sync(4 + consumer, 256);
+            int last = stage;
+            for (int kb = k_begin; kb < k_end; kb++) {
+                mbarrier_wait(&full[stage], lap & 1);
                 const uint32_t at = shared_address(ring) + stage * STAGE_BYTES;
-                const uint64_t a = wgmma_descriptor(at + group_row * 128), b = wgmma_descriptor(at + BM * 128);
+                const uint64_t a = wgmma_descriptor<ROW>(at + group_row * ROW),
+                               b = wgmma_descriptor<ROW>(at + BM * ROW);
                 wgmma_fence();
 #pragma unroll
-                for (int k = 0; k < 4; k++)
+                for (int k = 0; k < BK / 16; k++)
 #pragma unroll
                     for (int i = 0; i < GROUPS; i++)
-                        wgmma<BN>::run(acc[i], a + i * 512 + k * 2, b + k * 2, kb > k_begin || k > 0);
+                        wgmma<BN>::run(acc[i], a + i * 4 * ROW + k * 2, b + k * 2, kb > k_begin || k > 0);
                 wgmma_commit();
                 wgmma_wait<1>();
-                if (kb > k_begin && thread < CLUSTER) { /* the stage before this one is read */
-                    if constexpr (CLUSTER > 1)
-                        mbarrier_arrive_remote(&empty[(n - 1) % STAGES], thread);
-                    else
-                        mbarrier_arrive(&empty[(n - 1) % STAGES]);
+                /* the stage before this one is read */
+                if (kb > k_begin && thread < CLUSTER) release(last);
+                last = stage;
+                if (++stage == STAGES) {
+                    stage = 0;
+                    lap++;
                 }
             }
             if (PING_PONG) barrier_arrive(5 - consumer, 256);
+#pragma unroll
+            for (int i = 0; i < GROUPS; i++)
+                epilogue_fetch_first<EPILOGUE, BN>(values[i], p, m * BM + group_row + i * 64, token, thread);
             wgmma_wait<0>();
-            if (thread < CLUSTER) {
-                if constexpr (CLUSTER > 1)
-                    mbarrier_arrive_remote(&empty[(n - 1) % STAGES], thread);
-                else
-                    mbarrier_arrive(&empty[(n - 1) % STAGES]);
-            }
+            if (thread < CLUSTER) release(last);
+
+            if (!PING_PONG) barrier_sync(6, CONSUMERS * 128); /* the factors are there */
 
             bool finish = true;
             if constexpr (EPILOGUE == GEMM_RESIDUAL) {
@@ -221,13 +262,13 @@ __global__ void __launch_bounds__((CONSUMERS + 1) * 128, 1)
                 }
             }
             if (finish) {
-                epilogue_column_factors(factors, p, token, BN, thread, 128);
 #pragma unroll
                 for (int i = 0; i < GROUPS; i++)
                     if (m * BM + group_row + i * 64 < p.features)
-                        epilogue_group<EPILOGUE, BN>(acc[i], p, m * BM + group_row + i * 64, token, factors, staging,
-                                                     thread, barrier);
-                barrier_sync(barrier, 128); /* before the next tile's factors */
+                        epilogue_group<EPILOGUE, BN>(acc[i], values[i], p, m * BM + group_row + i * 64, token, factors,
+                                                     staging, thread, barrier);
+                /* before the next tile's factors */
+                if (PING_PONG) barrier_sync(barrier, 128);
             }
         }
     }

@@ -36,6 +36,8 @@ __global__ void __launch_bounds__(128) gemm_portable(const __grid_constant__ gem
     };
     grid_launch_next();
     grid_wait();
+    epilogue_values<EPILOGUE, BN> values;
+    epilogue_prepare<EPILOGUE, BN>(values, p, first_feature, first_token, thread);
     float acc[BN / 2];
 #pragma unroll
     for (int i = 0; i < BN / 2; i++) acc[i] = 0.0f;
@@ -62,10 +64,11 @@ __global__ void __launch_bounds__(128) gemm_portable(const __grid_constant__ gem
             }
         }
     }
+    epilogue_fetch_first<EPILOGUE, BN>(values, p, first_feature, first_token, thread);
     copy_async_wait<0>();
     __syncthreads();
     epilogue_column_factors(factors, p, first_token, BN, thread, 128);
-    epilogue_group<EPILOGUE, BN>(acc, p, first_feature, first_token, factors, (float *)shared_raw, thread, 1);
+    epilogue_group<EPILOGUE, BN>(acc, values, p, first_feature, first_token, factors, (float *)shared_raw, thread, 1);
 }
 
 static void (*const kernels[GEMM_EPILOGUES])(gemm_problem, int) = {gemm_portable<GEMM_STORE>, gemm_portable<GEMM_GELU>,

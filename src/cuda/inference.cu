@@ -40,6 +40,14 @@ static void mark(sequence *q, int op) {
         }                                                                                                              \
     } while (0)
 
+/* What the kernel after this one will read: at most what L2 holds beside everything else. */
+#define NEXT(problem, from, count)                                                                                     \
+    do {                                                                                                               \
+        const size_t bytes_ = (size_t)(count) * sizeof(__nv_bfloat16), most_ = (size_t)12 << 20;                       \
+        (problem).next_weights = (from);                                                                               \
+        (problem).next_bytes = (unsigned)(bytes_ < most_ ? bytes_ : most_) / 16 * 16;                                  \
+    } while (0)
+
 static int slabs_of(int width) { return (width + GEMM_SLAB - 1) / GEMM_SLAB; }
 
 /* A stage begins: events are nodes of the graph too. */
@@ -147,6 +155,7 @@ static void run_vit(sequence *q) {
         p.center = l->qkv_center;
         p.out = s->vit_qkv;
         p.out_stride = 3 * inner;
+        NEXT(p, l->out, (size_t)width * inner);
         product(q, GEMM_STORE, &p);
 
         attention_problem a = {};
@@ -162,6 +171,7 @@ static void run_vit(sequence *q) {
         a.sequences = q->key->images;
         a.length = c->tokens;
         a.scale = 1.0f / sqrtf((float)c->head_dim);
+        NEXT(a, l->fc1, (size_t)c->mlp * width);
         attention(q, &a, rows);
 
         p = residual;
@@ -179,6 +189,7 @@ static void run_vit(sequence *q) {
         p.center = l->fc1_center;
         p.out = s->vit_mlp;
         p.out_stride = c->mlp;
+        NEXT(p, l->fc2, (size_t)width * c->mlp);
         product(q, GEMM_GELU, &p);
 
         p = residual;
@@ -187,6 +198,7 @@ static void run_vit(sequence *q) {
         p.weights_stride = p.input_stride = p.k = c->mlp;
         p.bias = l->fc2_bias;
         p.gain = i + 1 < c->layers ? w->vit[i + 1].gain1 : w->post_gain;
+        if (i + 1 < c->layers) NEXT(p, w->vit[i + 1].qkv, (size_t)3 * inner * width);
         product(q, GEMM_RESIDUAL, &p);
     }
 
@@ -287,6 +299,7 @@ static void run_prefill(sequence *q) {
         a.length = q->key->longest;
         a.key_mask = q->key->masked ? s->device.key_mask : NULL;
         a.scale = 1.0f / sqrtf((float)c->head_dim);
+        NEXT(a, l->o, (size_t)width * queries);
         attention(q, &a, rows);
 
         p = residual;
@@ -294,6 +307,7 @@ static void run_prefill(sequence *q) {
         p.input = s->attention;
         p.weights_stride = p.input_stride = p.k = queries;
         p.gain = l->gain2;
+        NEXT(p, l->gate_up, (size_t)2 * c->mlp * width);
         product(q, GEMM_RESIDUAL, &p);
 
         p = norm;
@@ -308,6 +322,7 @@ static void run_prefill(sequence *q) {
         p.input = s->mlp;
         p.weights_stride = p.input_stride = p.k = c->mlp;
         p.gain = w->language[i + 1].gain1;
+        NEXT(p, w->language[i + 1].qkv, (size_t)(queries + 2 * c->head_dim) * width);
         product(q, GEMM_RESIDUAL, &p);
     }
 }

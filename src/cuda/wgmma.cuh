@@ -1,6 +1,6 @@
 /*
  * wgmma m64nNk16, bf16 x bf16 -> float32: one specialisation per N, written by tools/make_wgmma.py.
- * Operands are rows of 64 k-values (128 bytes) in shared memory in the 128-byte swizzle that TMA writes.
+ * Operands are rows of 64 (or 32) k-values in shared memory in the swizzle that TMA writes.
  */
 #ifndef PI0_CUDA_WGMMA_CUH
 #define PI0_CUDA_WGMMA_CUH
@@ -9,9 +9,11 @@
 
 #ifdef PI0_HOPPER
 /* clang-format off */
-/* Descriptor of a K-major operand: 8-row groups lie 1,024 bytes apart. Add 2 for the next 16 k-values. */
-__device__ __forceinline__ uint64_t wgmma_descriptor(uint32_t shared) {
-    return (uint64_t)((shared & 0x3ffff) >> 4) | (1ull << 16) | (64ull << 32) | (1ull << 62);
+/* Descriptor of a K-major operand in rows of 128 or 64 bytes, swizzled as wide; 8 rows form a group. Add 2 for the next 16
+ * k-values. */
+template <int ROW_BYTES = 128> __device__ __forceinline__ uint64_t wgmma_descriptor(uint32_t shared) {
+    return (uint64_t)((shared & 0x3ffff) >> 4) | (1ull << 16) | ((uint64_t)(ROW_BYTES / 2) << 32) |
+           ((ROW_BYTES == 128 ? 1ull : 2ull) << 62);
 }
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
