@@ -89,18 +89,18 @@ __device__ __forceinline__ uint32_t chunk_offset(int row, int k, int k_all) {
 }
 
 #ifdef PI0_HOPPER
-__device__ __forceinline__ uint4 load_word4(const void *p) {
-    uint4 v;
-    asm volatile("ld.relaxed.gpu.global.v4.u32 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-                 : "l"(p)
+/* v = *p where `wanted`; one predicated instruction, so that many are under way at once. */
+__device__ __forceinline__ void load_words(uint4 &v, const uint4 *p, bool wanted) {
+    asm volatile("{ .reg .pred p; setp.ne.u32 p, %5, 0; @p ld.relaxed.gpu.global.v4.u32 {%0,%1,%2,%3}, [%4]; }"
+                 : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w)
+                 : "l"(p), "r"((int)wanted)
                  : "memory");
-    return v;
 }
-__device__ __forceinline__ uint2 load_word2(const void *p) {
-    uint2 v;
-    asm volatile("ld.relaxed.gpu.global.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(p) : "memory");
-    return v;
+__device__ __forceinline__ void load_words(uint2 &v, const uint2 *p, bool wanted) {
+    asm volatile("{ .reg .pred p; setp.ne.u32 p, %3, 0; @p ld.relaxed.gpu.global.v2.u32 {%0,%1}, [%2]; }"
+                 : "+r"(v.x), "+r"(v.y)
+                 : "l"(p), "r"((int)wanted)
+                 : "memory");
 }
 __device__ __forceinline__ void publish(void *p, uint32_t a) {
     asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(a) : "memory");
@@ -112,25 +112,29 @@ __device__ __forceinline__ bool vacant(const uint4 &v) {
     return v.x == VACANT || v.y == VACANT || v.z == VACANT || v.w == VACANT;
 }
 __device__ __forceinline__ bool vacant(const uint2 &v) { return v.x == VACANT || v.y == VACANT; }
-__device__ __forceinline__ uint4 load_word(const uint4 *p) { return load_word4(p); }
-__device__ __forceinline__ uint2 load_word(const uint2 *p) { return load_word2(p); }
 
-/* COUNT words, each at `at(i)`, NULL: zero. All are asked for at once, then those again that were not there yet. */
-template <int COUNT, typename T, typename F> __device__ __forceinline__ void collect(T (&v)[COUNT], F at) {
+/* COUNT words, each at `at(i)` where `valid(i)`, else zero. All are asked for at once, then those again that were not
+ * there yet. */
+template <int COUNT, typename T, typename F, typename V>
+__device__ __forceinline__ void collect(T (&v)[COUNT], F at, V valid) {
 #pragma unroll
     for (int i = 0; i < COUNT; i++) {
-        const T *p = at(i);
         v[i] = T{};
-        if (p) v[i] = load_word(p);
+        load_words(v[i], at(i), valid(i));
+        if (i == 0) /* wait with one word each: asking for all again and again would stand in everybody's way */
+            for (int tries = 0; __any_sync(0xffffffffu, vacant(v[0])); tries++) {
+                load_words(v[0], at(0), vacant(v[0]));
+                if (tries > POLL_TRIES) __trap();
+            }
     }
     for (int tries = 0;; tries++) {
         bool missing = false;
 #pragma unroll
-        for (int i = 0; i < COUNT; i++)
-            if (vacant(v[i])) {
-                v[i] = load_word(at(i));
-                missing = true;
-            }
+        for (int i = 0; i < COUNT; i++) {
+            const bool wanted = vacant(v[i]);
+            load_words(v[i], at(i), wanted);
+            missing |= wanted;
+        }
         if (!missing) break;
         if (tries > POLL_TRIES) __trap();
     }
@@ -305,16 +309,19 @@ template <int TILES> struct consumer {
     __device__ __forceinline__ void operand(uint4 (&a)[PARTS * TILES * 8], const uint8_t *from, int first_part,
                                             int rows) {
         const uint4 *at = (const uint4 *)from + (first_part * 32 + warp * 4) * 64 + lane;
-        collect(a, [&](int i) -> const uint4 * {
-            const int half = i % 2, j = i / 2 % 4, m = i / 8 % TILES, part = i / 8 / TILES;
-            return m * 16 + half * 8 + g < rows ? at + ((m * (K / 32) + part * 32 + j) * 2 + half) * 32 : NULL;
-        });
+        collect(
+            a,
+            [&](int i) {
+                const int half = i % 2, j = i / 2 % 4, m = i / 8 % TILES, part = i / 8 / TILES;
+                return at + ((m * (K / 32) + part * 32 + j) * 2 + half) * 32;
+            },
+            [&](int i) { return i / 8 % TILES * 16 + i % 2 * 8 + g < rows; });
     }
     /* Row sums of squares -> 1 / rms, in shared memory after the next sync. */
     __device__ __forceinline__ void collect_factors(uint4 (&v)[TILES * 2], const uint8_t *stats, int rows) {
-        collect(v, [&](int i) -> const uint4 * {
-            return i * 8 + warp < rows ? (const uint4 *)stats + (i * 8 + warp) * (BLOCKS / 4) + lane : NULL;
-        });
+        collect(
+            v, [&](int i) { return (const uint4 *)stats + (i * 8 + warp) * (BLOCKS / 4) + lane; },
+            [&](int i) { return i * 8 + warp < rows; });
     }
     __device__ __forceinline__ void write_factors(const uint4 (&v)[TILES * 2]) {
 #pragma unroll
@@ -463,7 +470,7 @@ template <int TILES> struct consumer {
             if (step == 0)
                 a[0] = valid ? __ldcg((const uint4 *)p.actions + at) : make_uint4(0, 0, 0, 0);
             else
-                collect(a, [&](int) -> const uint4 * { return valid ? (const uint4 *)(slot + layout::A) + at : NULL; });
+                collect(a, [&](int) { return (const uint4 *)(slot + layout::A) + at; }, [&](int) { return valid; });
             if (r < TILES * 16) {
                 actions[r * 33 + d] = __uint_as_float(a[0].x);
                 actions[r * 33 + d + 1] = __uint_as_float(a[0].y);
@@ -475,7 +482,7 @@ template <int TILES> struct consumer {
         float2 y = bias;
         if (item) {
             const int f = column % 8;
-#pragma unroll
+#pragma unroll 4
             for (int d = 0; d < ACTIONS; d++) {
                 const float a = actions[row * 33 + d];
                 y.x += s->next_weights[f][d] * a;
@@ -500,6 +507,7 @@ template <int TILES> struct consumer {
         x = narrow<2 * WIDTH, true>(slot + layout::H, p.horizon) + out_bias;
         if (step == 0 && item && row == p.horizon) {
             x = pair(p.state_bias);
+#pragma unroll 1
             for (int d = 0; d < ACTIONS; d++) {
                 x.x += __bfloat162float(p.state_weights[(size_t)column * ACTIONS + d]) * p.state[d];
                 x.y += __bfloat162float(p.state_weights[(size_t)(column + 1) * ACTIONS + d]) * p.state[d];
@@ -574,12 +582,14 @@ template <int TILES> struct consumer {
         auto source = [&](int c) -> const uint4 * {
             const int index = c * CONSUMERS + thread, of_values = index / (KEY_TILE * 32);
             const int key = tile * KEY_TILE + index / 32 % KEY_TILE, chunk = index % 32;
-            if (key > p.horizon || (key == p.horizon && !p.time_out)) return NULL;
             if (key == p.horizon && stored)
                 return (const uint4 *)((of_values ? p.state_values : p.state_keys) + (size_t)i * HEAD_DIM) + chunk;
             return (const uint4 *)(slot + (of_values ? layout::V : layout::K)) + key * 32 + chunk;
         };
-        collect(v, source);
+        collect(v, source, [&](int c) {
+            const int key = tile * KEY_TILE + (c * CONSUMERS + thread) / 32 % KEY_TILE;
+            return key < p.horizon || (key == p.horizon && p.time_out);
+        });
 #pragma unroll
         for (int c = 0; c < 4; c++) {
             const int index = c * CONSUMERS + thread, of_values = index / (KEY_TILE * 32);
@@ -596,28 +606,22 @@ template <int TILES> struct consumer {
         const int head = block / SPLITS, split = block % SPLITS;
         const key_share share = share_of(p, split);
         const int tiles = share.last - share.first;
-        uint32_t at[MAX_TILES];
-        {
-            int st = stage, par = parity;
-#pragma unroll
-            for (int j = 0; j < MAX_TILES; j++) {
-                at[j] = shared_address(ring) + st * STAGE_BYTES;
-                if (j < tiles) {
-                    ring_wait(&s->full[st], par);
-                    if (share.first + j >= share.prefix_tiles)
-                        fill_suffix(at[j], share.first + j - share.prefix_tiles, step, i);
-                }
-                if (++st == STAGES) st = 0, par ^= 1;
-            }
+        auto stage_at = [&](int j) {
+            return shared_address(ring) + (stage + j < STAGES ? stage + j : stage + j - STAGES) * STAGE_BYTES;
+        };
+#pragma unroll 1
+        for (int j = 0; j < tiles; j++) {
+            const bool wraps = stage + j >= STAGES;
+            ring_wait(&s->full[wraps ? stage + j - STAGES : stage + j], parity ^ (wraps ? 1 : 0));
+            if (share.first + j >= share.prefix_tiles)
+                fill_suffix(stage_at(j), share.first + j - share.prefix_tiles, step, i);
         }
         /* this warp's 32 of the head's 256 dimensions */
         uint4 q[TILES * 2];
-        collect(q, [&](int c) -> const uint4 * {
-            const int m = c / 2, half = c % 2;
-            return m * 16 + half * 8 + g < rows ? (const uint4 *)(slot + layout::Q) +
-                                                      ((m * (QUERIES / 32) + head * 8 + warp) * 2 + half) * 32 + lane
-                                                : NULL;
-        });
+        const uint4 *q_at = (const uint4 *)(slot + layout::Q) + (head * 8 + warp) * 64 + lane;
+        collect(
+            q, [&](int c) { return q_at + (c / 2 * (QUERIES / 32) * 2 + c % 2) * 32; },
+            [&](int c) { return c / 2 * 16 + c % 2 * 8 + g < rows; });
         sync(); /* the suffix's keys are there; `partial` is free */
         const float scale = 0.0625f * 1.4426950408889634f;
 #pragma unroll
@@ -631,7 +635,7 @@ template <int TILES> struct consumer {
 #pragma unroll
                     for (int n = 0; n < 2; n++)
                         mma_chunk(acc[n], q[m * 2], q[m * 2 + 1],
-                                  load_shared4(at[j] + (n * 8 + g) * KEY_PITCH + warp * 64 + t * 16));
+                                  load_shared4(stage_at(j) + (n * 8 + g) * KEY_PITCH + warp * 64 + t * 16));
 #pragma unroll
                 for (int n = 0; n < 2; n++)
                     s->partial[(warp * 8 + j * 2 + n) * SCORE_PITCH + lane] =
@@ -697,7 +701,7 @@ template <int TILES> struct consumer {
 #pragma unroll
                 for (int n2 = 0; n2 < 2; n2++) {
                     uint32_t v[4];
-                    load_matrix_4_transposed(v, at[j] + VALUES_AT + (lane % 16) * VALUE_PITCH +
+                    load_matrix_4_transposed(v, stage_at(j) + VALUES_AT + (lane % 16) * VALUE_PITCH +
                                                     (warp * 32 + n2 * 16 + lane / 16 * 8) * 2);
                     mma_bf16(acc[n2 * 2], weights, v[0], v[1]);
                     mma_bf16(acc[n2 * 2 + 1], weights, v[2], v[3]);
@@ -725,17 +729,12 @@ template <int TILES> struct consumer {
         const int r0 = combo / 4, c = combo % 4;
         uint4 v[TILES * 4];
         uint2 l[TILES * 4];
-        collect(l, [&](int i) -> const uint2 * {
-            const int r = i / 4 * 16 + r0;
-            return r < rows ? (const uint2 *)(slot + layout::L) + (head * SPLITS + quarter * 4 + i % 4) * TILES * 16 + r
-                            : NULL;
-        });
-        collect(v, [&](int i) -> const uint4 * {
-            const int r = i / 4 * 16 + r0;
-            return r < rows ? (const uint4 *)(slot + layout::P) +
-                                  (((head * SPLITS + slice) * SPLITS + quarter * 4 + i % 4) * TILES * 16 + r) * 4 + c
-                            : NULL;
-        });
+        const uint2 *l_at = (const uint2 *)(slot + layout::L) + (head * SPLITS + quarter * 4) * TILES * 16 + r0;
+        const uint4 *v_at = (const uint4 *)(slot + layout::P) +
+                            (((head * SPLITS + slice) * SPLITS + quarter * 4) * TILES * 16 + r0) * 4 + c;
+        auto valid = [&](int i) { return i / 4 * 16 + r0 < rows; };
+        collect(l, [&](int i) { return l_at + i % 4 * TILES * 16 + i / 4 * 16; }, valid);
+        collect(v, [&](int i) { return v_at + (i % 4 * TILES * 16 + i / 4 * 16) * 4; }, valid);
 #pragma unroll
         for (int m = 0; m < TILES; m++) {
             float top = -INFINITY;
@@ -865,13 +864,13 @@ __global__ void __launch_bounds__(THREADS, 1) stream_kernel(const __grid_constan
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
     __syncthreads();
     if (warp >= WARPS) {
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 72;");
         if (warp == WARPS)
             produce(p, shared_raw, s, lane);
         else if (warp == WARPS + 1)
             clear_slots(p, slot_layout<TILES * 16>::BYTES, lane);
     } else {
-        asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 216;");
         const int item_lane = thread / 2 % 32, item_half = thread % 2, item_tile = thread / 64;
         consumer<TILES> c = {p,
                              shared_raw,
@@ -897,18 +896,7 @@ __global__ void __launch_bounds__(THREADS, 1) stream_kernel(const __grid_constan
 #endif
 }
 
-static int tiles_of(int rows) { return rows <= 16 ? 1 : rows <= 32 ? 2 : 4; }
-static const void *kernel_of(int tiles) {
-    return tiles == 1   ? (const void *)stream_kernel<1>
-           : tiles == 2 ? (const void *)stream_kernel<2>
-                        : (const void *)stream_kernel<4>;
-}
-
-extern "C" size_t stream_exchange_bytes(int rows) {
-    if (rows > 64) return 0;
-    const int tiles = tiles_of(rows);
-    return 2 * (tiles == 1 ? slot_layout<16>::BYTES : tiles == 2 ? slot_layout<32>::BYTES : slot_layout<64>::BYTES);
-}
+extern "C" size_t stream_exchange_bytes(int rows) { return rows <= 16 ? 2 * slot_layout<16>::BYTES : 0; }
 
 extern "C" bool stream_fits(int prefix, int rows, int multiprocessors) {
     return rows <= 16 && multiprocessors >= BLOCKS &&
@@ -916,10 +904,7 @@ extern "C" bool stream_fits(int prefix, int rows, int multiprocessors) {
 }
 
 cudaError_t stream_setup(void) {
-    cudaError_t status = cudaSuccess;
-    for (int tiles = 1; tiles <= 4 && status == cudaSuccess; tiles *= 2)
-        status = cudaFuncSetAttribute(kernel_of(tiles), cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED_BYTES);
-    return status;
+    return cudaFuncSetAttribute(stream_kernel<1>, cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED_BYTES);
 }
 
 extern "C" cudaError_t stream_launch(const stream_problem *p, cudaStream_t stream) {
@@ -937,5 +922,5 @@ extern "C" cudaError_t stream_launch(const stream_problem *p, cudaStream_t strea
     config.attrs = &attribute;
     config.numAttrs = 1;
     void *arguments[] = {(void *)p};
-    return cudaLaunchKernelExC(&config, kernel_of(tiles_of(rows)), arguments);
+    return cudaLaunchKernelExC(&config, (const void *)stream_kernel<1>, arguments);
 }

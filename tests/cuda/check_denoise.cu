@@ -1,6 +1,6 @@
 /*
  * The kernel that holds all denoising steps (denoise_stream.cu) against a plain twin on the CPU in double precision:
- * two layers of full size, random weights and prefix; pi0 and pi0.5, horizons 1 to 63, prefixes that fill no tile,
+ * two layers of full size, random weights and prefix; pi0 and pi0.5, horizons 1 to 16, prefixes that fill no tile,
  * masks. Each case runs twice: the second answer must have the same bits.
  */
 #include <math.h>
@@ -150,7 +150,7 @@ static void run(const test_case &c) {
     p.out_weights = out_weights.device;
     p.out_bias = out_bias.device;
     p.dt = -0.1f;
-    p.inflight = 3;
+    p.inflight = 2;
     const size_t exchange = stream_exchange_bytes(all_rows);
     MUST(cudaMalloc((void **)&p.exchange, exchange));
     MUST(cudaMemset(p.exchange, 0, exchange));
@@ -325,13 +325,8 @@ int main(void) {
         {"pi0, one action", false, 1, 17, 2, false},
         {"pi0, 15 actions", false, 15, 800, 1, false},
         {"pi0.5, 16 actions", true, 16, 256, 2, true},
-        {"pi0, 20 actions", false, 20, 300, 2, false},
-        {"pi0, 50 actions", false, 50, 788, 2, false},
-        {"pi0.5, 64 actions", true, 64, 788, 1, false},
-        {"pi0, 63 actions, masked", false, 63, 790, 2, true},
     };
-    for (const test_case &c : cases)
-        if (stream_exchange_bytes(c.horizon + !c.pi05)) run(c);
+    for (const test_case &c : cases) run(c);
     printf(failures ? "%d FAILED\n" : "all is well\n", failures);
     return failures != 0;
 }
