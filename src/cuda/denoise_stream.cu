@@ -47,7 +47,7 @@ enum {
     PARTIAL_BYTES = WARPS * 8 * SCORE_PITCH * 16,
     WEIGHTS_PITCH = KEY_TILE * MAX_TILES + 8,
 };
-static const unsigned VACANT = 0xffffffffu;
+enum : uint32_t { VACANT = 0xffffffffu };
 enum { MBARRIER_TRIES = 1 << 24, POLL_TRIES = 1 << 23 };
 
 /* Shared memory after the ring. */
