@@ -261,6 +261,7 @@ static void multiply_few_rows(ops *context, const product *p) {
             if (task + 1 < last) next = piece(p, plan.columns, task + 1);
             multiply_columns(context, p, &plan, x, sums, piece(p, plan.columns, task), next);
         }
+        thread_part_end(context);
     }
 }
 
