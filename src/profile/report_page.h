@@ -10,9 +10,9 @@
  *     sweep [{batch_size, ms}], published_sweep [{name, rows: [{batch_size, ms}]}]
  *     roofline {flops_per_s, bytes_per_s (null: unknown), ops: [{name, stage, calls, ms, flops, bytes}]}: flops and
  *         bytes of one call, ms of all
- *     timeline {text, tracks [name], names [text], events [[track, start_us, duration_us, name, paint]]}: paint
- * PI0_OP_* or REPORT_PAGE_RANGE tables [{id, title, text, columns, rows, delta}]: delta: the column that is a
- * difference to the one two before it
+ *     timeline {text, tracks [name], names [text], events [[track, start_us, duration_us, name, paint]]}
+ *         (paint: PI0_OP_* or REPORT_PAGE_RANGE)
+ *     tables [{id, title, text, columns, rows, delta}] (delta: the column that is a difference to the one two before)
  *
  * Figures that are not known are null.
  */
