@@ -22,7 +22,8 @@ from command import PI0, ok, refused
 from serving import CLOSE_REASON, TOKENIZER, Server, free_port, observation, refusal
 
 REQUEST = msgpack_numpy.packb(observation("pi0_aloha_sim"))
-SLOW = ["--num-steps", "400"]  # about half a second for one request
+SLOW = ["--num-steps", "1000"]  # some tenths of a second for one request
+LONG = ["--num-steps", "1000", "--horizon", "150"]  # a second at least, on any machine
 
 
 def answer(socket_, timeout=60):
@@ -106,7 +107,7 @@ def test_a_client_that_is_killed():
 
 
 def test_a_request_has_a_deadline():
-    with Server("--num-steps", "1000", "--request-timeout-ms", "200") as server:
+    with Server(*LONG, "--request-timeout-ms", "200") as server:
         with server.connect() as socket_:
             start = time.monotonic()
             text, code, reason = refusal(socket_, REQUEST)
@@ -325,7 +326,7 @@ def test_a_quiet_end(number):
 
 
 def test_the_end_has_a_deadline():
-    with Server("--num-steps", "1000", "--drain-timeout-s", "0.3", expect=1) as server:
+    with Server(*LONG, "--drain-timeout-s", "0.3", expect=1) as server:
         with server.connect() as socket_:
             socket_.send(REQUEST)
             server.wait_for("pi0_running_requests", 1)
