@@ -23,6 +23,10 @@ __host__ __device__ constexpr int round_up(int a, int b) { return ceil_div(a, b)
 
 __device__ __forceinline__ uint32_t shared_address(const void *p) { return (uint32_t)__cvta_generic_to_shared(p); }
 
+/* The same value in all lanes of a warp, known to the compiler as such: what follows from it stays in uniform
+ * registers. */
+__device__ __forceinline__ int warp_uniform(int value) { return __shfl_sync(0xffffffffu, value, 0); }
+
 /* ---- programmatic dependent launch: a kernel may start while its predecessor still runs ---- */
 
 /* Everything the predecessors wrote is visible after this. Must come before the first access to their results. */

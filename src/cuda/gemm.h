@@ -86,7 +86,7 @@ typedef struct gemm_plan {
     CUtensorMap weights_map, input_map;
     gemm_problem problem;
     gemm_choice choice;
-    int tiles_m, tiles_n, k_blocks, grid;
+    int tiles_m, tiles_n, band, k_blocks, grid;
 } gemm_plan;
 
 #ifdef __cplusplus

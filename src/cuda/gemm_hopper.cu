@@ -12,44 +12,45 @@ cudaError_t gemm_portable_launch(gemm_epilogue epilogue, const gemm_problem *p, 
 typedef struct gemm_variant {
     gemm_epilogue epilogue;
     const void *kernel;
-    int bm, bn, bk, threads, shared_bytes, cluster;
+    int bm, bn, bk, threads, shared_bytes;
+    gemm_share share;
     bool ping_pong;
     float block_us; /* measured on an H200, all multiprocessors busy: BK k-values of a tile */
     float fixed_us; /* and what a product takes beside that */
 } gemm_variant;
 
-#define VARIANT(epilogue, consumers, groups, bn, ping_pong, cluster, bk, block_us, fixed_us)                           \
+#define VARIANT(epilogue, consumers, groups, bn, ping_pong, share, bk, block_us, fixed_us)                             \
     {epilogue,                                                                                                         \
-     (const void *)gemm_hopper<epilogue, consumers, groups, bn, ping_pong, cluster, bk>,                               \
-     gemm_shape<consumers, groups, bn, ping_pong, cluster, bk>::BM,                                                    \
+     (const void *)gemm_hopper<epilogue, consumers, groups, bn, ping_pong, share, bk>,                                 \
+     gemm_shape<consumers, groups, bn, ping_pong, share, bk>::BM,                                                      \
      bn,                                                                                                               \
      bk,                                                                                                               \
-     gemm_shape<consumers, groups, bn, ping_pong, cluster, bk>::THREADS,                                               \
-     gemm_shape<consumers, groups, bn, ping_pong, cluster, bk>::SHARED_BYTES,                                          \
-     cluster,                                                                                                          \
+     gemm_shape<consumers, groups, bn, ping_pong, share, bk>::THREADS,                                                 \
+     gemm_shape<consumers, groups, bn, ping_pong, share, bk>::SHARED_BYTES,                                            \
+     share,                                                                                                            \
      ping_pong,                                                                                                        \
      block_us,                                                                                                         \
      fixed_us}
 
 static const gemm_variant variants[] = {
-    VARIANT(GEMM_STORE, 3, 1, 112, false, 1, 64, 0.46f, 5),
-    VARIANT(GEMM_STORE, 2, 2, 112, false, 1, 64, 0.61f, 5),
-    VARIANT(GEMM_STORE, 2, 2, 160, true, 1, 64, 0.49f, 5),
-    VARIANT(GEMM_GELU, 2, 2, 112, false, 1, 64, 0.65f, 8),
-    VARIANT(GEMM_GELU, 2, 1, 256, false, 1, 64, 0.75f, 8),
-    VARIANT(GEMM_GELU, 2, 2, 160, true, 1, 64, 0.50f, 9),
-    VARIANT(GEMM_GATED, 2, 2, 200, true, 1, 64, 0.70f, 8),
-    VARIANT(GEMM_GATED, 2, 2, 184, true, 1, 64, 0.70f, 8),
-    VARIANT(GEMM_GATED, 2, 2, 136, true, 1, 64, 0.49f, 8),
-    VARIANT(GEMM_GATED, 2, 2, 160, false, 1, 32, 0.57f, 10),
-    VARIANT(GEMM_ROPE, 2, 1, 136, false, 1, 64, 0.40f, 8),
-    VARIANT(GEMM_ROPE, 2, 1, 104, false, 1, 64, 0.37f, 8),
-    VARIANT(GEMM_RESIDUAL, 2, 1, 104, false, 1, 64, 0.37f, 5),
-    VARIANT(GEMM_RESIDUAL, 2, 1, 104, false, 2, 64, 0.33f, 7),
-    VARIANT(GEMM_RESIDUAL, 2, 1, 112, false, 1, 64, 0.41f, 5),
-    VARIANT(GEMM_RESIDUAL, 2, 1, 136, false, 1, 64, 0.43f, 5),
-    VARIANT(GEMM_RESIDUAL, 2, 1, 200, false, 1, 64, 0.60f, 5),
-    VARIANT(GEMM_RESIDUAL, 3, 1, 80, false, 1, 64, 0.40f, 5),
+    VARIANT(GEMM_STORE, 3, 1, 112, false, SHARE_NONE, 64, 0.46f, 5),
+    VARIANT(GEMM_STORE, 2, 2, 112, false, SHARE_NONE, 64, 0.61f, 5),
+    VARIANT(GEMM_STORE, 2, 2, 160, true, SHARE_NONE, 64, 0.49f, 5),
+    VARIANT(GEMM_GELU, 2, 2, 112, false, SHARE_NONE, 64, 0.65f, 8),
+    VARIANT(GEMM_GELU, 2, 1, 256, false, SHARE_NONE, 64, 0.75f, 8),
+    VARIANT(GEMM_GELU, 2, 2, 160, true, SHARE_NONE, 64, 0.50f, 9),
+    VARIANT(GEMM_GATED, 2, 2, 200, true, SHARE_NONE, 64, 0.70f, 8),
+    VARIANT(GEMM_GATED, 2, 2, 184, true, SHARE_NONE, 64, 0.70f, 8),
+    VARIANT(GEMM_GATED, 2, 2, 136, true, SHARE_NONE, 64, 0.49f, 8),
+    VARIANT(GEMM_GATED, 2, 2, 160, false, SHARE_NONE, 32, 0.57f, 10),
+    VARIANT(GEMM_ROPE, 2, 1, 136, false, SHARE_NONE, 64, 0.40f, 8),
+    VARIANT(GEMM_ROPE, 2, 1, 104, false, SHARE_NONE, 64, 0.37f, 8),
+    VARIANT(GEMM_RESIDUAL, 2, 1, 104, false, SHARE_NONE, 64, 0.37f, 5),
+    VARIANT(GEMM_RESIDUAL, 2, 1, 104, false, SHARE_WEIGHTS, 64, 0.33f, 7),
+    VARIANT(GEMM_RESIDUAL, 2, 1, 112, false, SHARE_NONE, 64, 0.41f, 5),
+    VARIANT(GEMM_RESIDUAL, 2, 1, 136, false, SHARE_NONE, 64, 0.43f, 5),
+    VARIANT(GEMM_RESIDUAL, 2, 1, 200, false, SHARE_NONE, 64, 0.60f, 5),
+    VARIANT(GEMM_RESIDUAL, 3, 1, 80, false, SHARE_NONE, 64, 0.40f, 5),
 };
 enum { VARIANTS = sizeof variants / sizeof *variants };
 
@@ -71,14 +72,30 @@ extern "C" void gemm_variant_text(gemm_epilogue epilogue, int variant, char *tex
         snprintf(text, size, "portable");
     else
         snprintf(text, size, "%dx%dx%d%s%s", v->bm, v->bn, v->bk, v->ping_pong ? " ping-pong" : "",
-                 v->cluster > 1 ? " cluster 2" : "");
+                 v->share == SHARE_WEIGHTS ? " weights shared"
+                 : v->share == SHARE_INPUT ? " input shared"
+                                           : "");
 }
 
-static int tiles_n_of(const gemm_variant *v, int tokens) { return round_up(ceil_div(tokens, v->bn), v->cluster); }
+static int tiles_m_of(const gemm_variant *v, int features) {
+    return round_up(ceil_div(features, v->bm), v->share == SHARE_INPUT ? 2 : 1);
+}
+static int tiles_n_of(const gemm_variant *v, int tokens) {
+    return round_up(ceil_div(tokens, v->bn), v->share == SHARE_WEIGHTS ? 2 : 1);
+}
+
+/* While the input fits into L2, every weight is read once, by all token tiles at the same time. A larger input is taken
+ * in bands, so that what the multiprocessors hold of both at a time is about square. */
+static int band_of(const gemm_variant *v, const gemm_problem *p, int tiles_n) {
+    const int columns = v->share == SHARE_WEIGHTS ? tiles_n / 2 : tiles_n;
+    if ((size_t)p->tokens * p->k * 2 <= (size_t)28 << 20) return columns;
+    const int most = v->share == SHARE_WEIGHTS ? 4 : 8;
+    return ceil_div(columns, ceil_div(columns, most));
+}
 
 /* Microseconds, roughly: what matters is the order of the variants. */
 static double estimate(const gemm_variant *v, const gemm_problem *p, int split, int multiprocessors) {
-    const int units = ceil_div(p->features, v->bm) * tiles_n_of(v, p->tokens) * split;
+    const int units = tiles_m_of(v, p->features) * tiles_n_of(v, p->tokens) * split;
     const double blocks = (double)ceil_div(units, multiprocessors) * ceil_div(ceil_div(p->k, v->bk), split);
     return blocks * v->block_us + v->fixed_us + (split > 1 ? 4 : 0);
 }
@@ -89,9 +106,8 @@ extern "C" gemm_choice gemm_choose(gemm_epilogue epilogue, const gemm_problem *p
     for (int i = 0; i < gemm_variant_count(epilogue); i++) {
         const gemm_variant *v = variant_find(epilogue, i);
         for (int split = 1; split <= (epilogue == GEMM_RESIDUAL ? 2 : 1); split++) {
-            if (split > 1 &&
-                (problem->k < 512 || !problem->partial ||
-                 ceil_div(problem->features, v->bm) * tiles_n_of(v, problem->tokens) * 2 > multiprocessors))
+            if (split > 1 && (problem->k < 512 || !problem->partial ||
+                              tiles_m_of(v, problem->features) * tiles_n_of(v, problem->tokens) * 2 > multiprocessors))
                 continue;
             const double time = estimate(v, problem, split, multiprocessors);
             if (time < least) {
@@ -145,23 +161,24 @@ extern "C" cudaError_t gemm_plan_make(gemm_plan *plan, gemm_epilogue epilogue, c
     plan->choice = choice;
     if (!v) return cudaSuccess;
     plan->k_blocks = ceil_div(problem->k, v->bk);
-    plan->tiles_m = ceil_div(problem->features, v->bm);
+    plan->tiles_m = tiles_m_of(v, problem->features);
     plan->tiles_n = tiles_n_of(v, problem->tokens);
+    plan->band = band_of(v, problem, plan->tiles_n);
     const int units = plan->tiles_m * plan->tiles_n * choice.split;
-    const int most = multiprocessors / v->cluster * v->cluster;
+    const int most = v->share == SHARE_NONE ? multiprocessors : multiprocessors / 2 * 2;
     plan->grid = units < most ? units : most;
     cudaError_t status =
         encode_map(&plan->weights_map, encode, problem->weights, problem->first_feature + problem->features, problem->k,
-                   problem->weights_stride, v->bm / v->cluster, v->bk);
+                   problem->weights_stride, v->share == SHARE_WEIGHTS ? v->bm / 2 : v->bm, v->bk);
     if (status != cudaSuccess) return status;
     return encode_map(&plan->input_map, encode, problem->input, problem->tokens, problem->k, problem->input_stride,
-                      v->bn, v->bk);
+                      v->share == SHARE_INPUT ? round_up(v->bn, 16) / 2 : v->bn, v->bk);
 }
 
 extern "C" cudaError_t gemm_launch(gemm_epilogue epilogue, const gemm_plan *plan, bool dependent, cudaStream_t stream) {
     const gemm_variant *v = variant_find(epilogue, plan->choice.variant);
     if (!v) return gemm_portable_launch(epilogue, &plan->problem, dependent, stream);
-    gemm_geometry geometry = {plan->tiles_m, plan->tiles_n, plan->k_blocks, plan->choice.split};
+    gemm_geometry geometry = {plan->tiles_m, plan->tiles_n, plan->band, plan->k_blocks, plan->choice.split};
     cudaLaunchAttribute attributes[2];
     cudaLaunchConfig_t config = {};
     config.gridDim = dim3(plan->grid);
@@ -173,9 +190,9 @@ extern "C" cudaError_t gemm_launch(gemm_epilogue epilogue, const gemm_plan *plan
         attributes[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
         attributes[config.numAttrs++].val.programmaticStreamSerializationAllowed = 1;
     }
-    if (v->cluster > 1) {
+    if (v->share != SHARE_NONE) {
         attributes[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
-        attributes[config.numAttrs].val.clusterDim.x = v->cluster;
+        attributes[config.numAttrs].val.clusterDim.x = 2;
         attributes[config.numAttrs].val.clusterDim.y = attributes[config.numAttrs].val.clusterDim.z = 1;
         config.numAttrs++;
     }

@@ -4,7 +4,8 @@
  * - threads: one producer warpgroup (one thread issues copies), CONSUMERS warpgroups that multiply
  * - tile, cooperative: CONSUMERS * GROUPS * 64 features x BN tokens, the warpgroups share a tile
  * - tile, ping-pong: GROUPS * 64 features x BN tokens a warpgroup; one multiplies while the other is in its epilogue
- * - cluster: CLUSTER 2: two blocks take neighbouring token tiles of the same weights; each loads half of them for both
+ * - cluster, SHARE_WEIGHTS: two blocks take neighbouring token tiles of the same weights; each loads half of them for
+ *   both. SHARE_INPUT: two blocks take neighbouring feature tiles of the same tokens; each loads half of the tokens
  * - split: 2 halves of k: the block that ends second adds the first one's partial sums (a + b is the same either way
  *   round, so answers do not depend on who is first)
  * - bytes: per BK k-values (tile features + BN) * BK * 2 from L2; weights once from memory; FLOPs 2 * features * tokens
@@ -20,17 +21,22 @@
 /* k-blocks of weights asked for ahead of their use, into L2: memory is too far away for the stages to cover. */
 enum { LOOKAHEAD = 24 };
 
+typedef enum gemm_share { SHARE_NONE, SHARE_WEIGHTS, SHARE_INPUT } gemm_share;
+
 struct gemm_geometry {
-    int tiles_m, tiles_n; /* tiles_n a multiple of CLUSTER */
+    int tiles_m, tiles_n; /* the direction that a cluster covers: a multiple of 2 */
+    int band;             /* token tiles that are worked on at a time, over all features */
     int k_blocks;         /* of BK */
     int split;
 };
 
-template <int CONSUMERS, int GROUPS, int BN, bool PING_PONG, int CLUSTER, int BK> struct gemm_shape {
+template <int CONSUMERS, int GROUPS, int BN, bool PING_PONG, gemm_share SHARE, int BK> struct gemm_shape {
+    static constexpr int CLUSTER = SHARE == SHARE_NONE ? 1 : 2;
     static constexpr int BM = (PING_PONG ? 1 : CONSUMERS) * GROUPS * 64;
     static constexpr int THREADS = (CONSUMERS + 1) * 128;
     static constexpr int ROW = BK * 2; /* bytes of a row in a stage: TMA's swizzle is as wide */
-    static constexpr int STAGE_BYTES = (BM + BN) * ROW;
+    static constexpr int TOKENS = SHARE == SHARE_INPUT ? round_up(BN, 16) : BN; /* halves of whole swizzle groups */
+    static constexpr int STAGE_BYTES = (BM + TOKENS) * ROW;
     static constexpr int FIXED_BYTES = CONSUMERS * (EPILOGUE_STAGING_BYTES + BN * 8) + 1024 + 256;
     static constexpr int FIT = (227 * 1024 - FIXED_BYTES) / STAGE_BYTES;
     static constexpr int STAGES = FIT > 12 ? 12 : FIT;
@@ -60,12 +66,13 @@ __device__ __forceinline__ void tma_prefetch(const CUtensorMap *map, int k, int 
 }
 #endif
 
-template <gemm_epilogue EPILOGUE, int CONSUMERS, int GROUPS, int BN, bool PING_PONG, int CLUSTER, int BK>
+template <gemm_epilogue EPILOGUE, int CONSUMERS, int GROUPS, int BN, bool PING_PONG, gemm_share SHARE, int BK>
 __global__ void __launch_bounds__((CONSUMERS + 1) * 128, 1)
     gemm_hopper(const __grid_constant__ CUtensorMap weights_map, const __grid_constant__ CUtensorMap input_map,
                 const __grid_constant__ gemm_problem p, const gemm_geometry geometry) {
 #ifdef PI0_HOPPER
-    using shape = gemm_shape<CONSUMERS, GROUPS, BN, PING_PONG, CLUSTER, BK>;
+    using shape = gemm_shape<CONSUMERS, GROUPS, BN, PING_PONG, SHARE, BK>;
+    constexpr int CLUSTER = shape::CLUSTER;
     constexpr int STAGES = shape::STAGES, BM = shape::BM, STAGE_BYTES = shape::STAGE_BYTES, ROW = shape::ROW;
     extern __shared__ uint8_t shared_raw[];
     uint8_t *ring = (uint8_t *)(((uintptr_t)shared_raw + 1023) & ~(uintptr_t)1023);
@@ -74,7 +81,7 @@ __global__ void __launch_bounds__((CONSUMERS + 1) * 128, 1)
     uint64_t *full = (uint64_t *)(factors + CONSUMERS * BN), *empty = full + STAGES;
     __shared__ unsigned order[3];
 
-    const int warpgroup = threadIdx.x / 128, thread = threadIdx.x % 128;
+    const int warpgroup = warp_uniform(threadIdx.x / 128), thread = threadIdx.x % 128;
     const int rank = CLUSTER > 1 ? cluster_rank() : 0;
     if (threadIdx.x == 0) {
         for (int s = 0; s < STAGES; s++) {
@@ -91,7 +98,18 @@ __global__ void __launch_bounds__((CONSUMERS + 1) * 128, 1)
 
     const int tiles = geometry.tiles_m * geometry.tiles_n / CLUSTER, units = tiles * geometry.split;
     const int first = blockIdx.x / CLUSTER, step = gridDim.x / CLUSTER;
-    const int columns = geometry.tiles_n / CLUSTER, piece = ceil_div(geometry.k_blocks, geometry.split);
+    const int piece = ceil_div(geometry.k_blocks, geometry.split);
+    /* where this block's tile of a unit is, in tiles */
+    auto locate = [&](int tile, int &m, int &n) {
+        const int rows = SHARE == SHARE_INPUT ? geometry.tiles_m / 2 : geometry.tiles_m;
+        const int columns = SHARE == SHARE_WEIGHTS ? geometry.tiles_n / 2 : geometry.tiles_n;
+        const int before = tile / (rows * geometry.band), width = min(geometry.band, columns - before * geometry.band);
+        tile -= before * rows * geometry.band;
+        m = tile / width;
+        n = before * geometry.band + tile - m * width;
+        if (SHARE == SHARE_INPUT) m = m * 2 + rank;
+        if (SHARE == SHARE_WEIGHTS) n = n * 2 + rank;
+    };
 
     if (warpgroup == 0) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(shape::PRODUCER_REGISTERS));
@@ -100,16 +118,17 @@ __global__ void __launch_bounds__((CONSUMERS + 1) * 128, 1)
             int stage = 0, lap = 0, ahead = 0;
             auto load_weights = [&](int to, int m, int kb) {
                 const uint32_t at = base + to * STAGE_BYTES;
-                if constexpr (CLUSTER > 1)
-                    tma_load_multicast(at + rank * (BM / CLUSTER) * ROW, &weights_map, kb * BK,
-                                       p.first_feature + m * BM + rank * (BM / CLUSTER), &full[to], (1 << CLUSTER) - 1);
+                if constexpr (SHARE == SHARE_WEIGHTS)
+                    tma_load_multicast(at + rank * (BM / 2) * ROW, &weights_map, kb * BK,
+                                       p.first_feature + m * BM + rank * (BM / 2), &full[to], 3);
                 else
                     tma_load(at, &weights_map, kb * BK, p.first_feature + m * BM, &full[to]);
             };
             for (int unit = first; unit < units; unit += step) {
                 const int part = unit / tiles, tile = unit % tiles;
-                const int m = tile / columns, column = tile % columns * CLUSTER + rank, token = column * BN;
-                const int k_begin = part * piece, k_end = min(k_begin + piece, geometry.k_blocks);
+                int m, n;
+                locate(tile, m, n);
+                const int token = n * BN, k_begin = part * piece, k_end = min(k_begin + piece, geometry.k_blocks);
                 if (unit == first) {
                     /* weights do not depend on the predecessor: fetch the first stages of them while it ends, and ask
                      * for the next ones; the blocks of a row of tiles share that */
@@ -117,8 +136,7 @@ __global__ void __launch_bounds__((CONSUMERS + 1) * 128, 1)
                         mbarrier_expect(&full[ahead], STAGE_BYTES);
                         load_weights(ahead, m, k_begin + ahead);
                     }
-                    for (int kb = k_begin + ahead + column; kb < min(k_begin + LOOKAHEAD, k_end);
-                         kb += geometry.tiles_n)
+                    for (int kb = k_begin + ahead + n; kb < min(k_begin + LOOKAHEAD, k_end); kb += geometry.tiles_n)
                         tma_prefetch(&weights_map, kb * BK, p.first_feature + m * BM);
                     grid_wait();
                 }
@@ -130,7 +148,12 @@ __global__ void __launch_bounds__((CONSUMERS + 1) * 128, 1)
                         mbarrier_expect(&full[stage], STAGE_BYTES);
                         load_weights(stage, m, kb);
                     }
-                    tma_load(base + stage * STAGE_BYTES + BM * ROW, &input_map, kb * BK, token, &full[stage]);
+                    const uint32_t to = base + stage * STAGE_BYTES + BM * ROW;
+                    if constexpr (SHARE == SHARE_INPUT)
+                        tma_load_multicast(to + rank * (shape::TOKENS / 2) * ROW, &input_map, kb * BK,
+                                           token + rank * (shape::TOKENS / 2), &full[stage], 3);
+                    else
+                        tma_load(to, &input_map, kb * BK, token, &full[stage]);
                     if (++stage == STAGES) {
                         stage = 0;
                         lap++;
@@ -160,8 +183,9 @@ __global__ void __launch_bounds__((CONSUMERS + 1) * 128, 1)
         if (PING_PONG && consumer == 1) barrier_arrive(4, 256);
         for (int unit = first; unit < units; unit += step, turn ^= 1) {
             const int part = unit / tiles, tile = unit % tiles;
-            const int m = tile / columns, token = (tile % columns * CLUSTER + rank) * BN;
-            const int k_begin = part * piece, k_end = min(k_begin + piece, geometry.k_blocks);
+            int m, n;
+            locate(tile, m, n);
+            const int token = n * BN, k_begin = part * piece, k_end = min(k_begin + piece, geometry.k_blocks);
             if (PING_PONG && turn != consumer) {
                 stage += k_end - k_begin;
                 lap += stage / STAGES;
@@ -187,14 +211,14 @@ __global__ void __launch_bounds__((CONSUMERS + 1) * 128, 1)
             for (int kb = k_begin; kb < k_end; kb++) {
                 mbarrier_wait(&full[stage], lap & 1);
                 const uint32_t at = shared_address(ring) + stage * STAGE_BYTES;
-                const uint64_t a = wgmma_descriptor<ROW>(at + group_row * ROW),
-                               b = wgmma_descriptor<ROW>(at + BM * ROW);
+                const uint32_t a = wgmma_low(at + group_row * ROW), b = wgmma_low(at + BM * ROW);
                 wgmma_fence();
 #pragma unroll
                 for (int k = 0; k < BK / 16; k++)
 #pragma unroll
                     for (int i = 0; i < GROUPS; i++)
-                        wgmma<BN>::run(acc[i], a + i * 4 * ROW + k * 2, b + k * 2, kb > k_begin || k > 0);
+                        wgmma<BN>::run(acc[i], wgmma_descriptor_of<ROW>(a + i * 4 * ROW + k * 2),
+                                       wgmma_descriptor_of<ROW>(b + k * 2), kb > k_begin || k > 0);
                 wgmma_commit();
                 wgmma_wait<1>();
                 /* the stage before this one is read */
@@ -217,7 +241,7 @@ __global__ void __launch_bounds__((CONSUMERS + 1) * 128, 1)
             bool finish = true;
             if constexpr (EPILOGUE == GEMM_RESIDUAL) {
                 if (geometry.split == 2) {
-                    const int slot = (m * geometry.tiles_n + token / BN) * CONSUMERS + consumer;
+                    const int slot = (m * geometry.tiles_n + n) * CONSUMERS + consumer;
                     float4 *partial = (float4 *)p.partial + (size_t)slot * (GROUPS * BN / 8) * 128 + thread;
                     if (thread == 0) order[consumer] = atomicAdd(&p.ticket[slot * 2], 1u);
                     barrier_sync(barrier, 128);

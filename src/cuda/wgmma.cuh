@@ -9,11 +9,17 @@
 
 #ifdef PI0_HOPPER
 /* clang-format off */
-/* Descriptor of a K-major operand in rows of 128 or 64 bytes, swizzled as wide; 8 rows form a group. Add 2 for the next 16
- * k-values. */
+/* Descriptor of a K-major operand in rows of 128 or 64 bytes, swizzled as wide; 8 rows form a group. Its low word holds
+ * the address in 16 bytes (add 2 for the next 16 k-values); kept apart from the high one, which never changes, so that
+ * the k loop adds 32 bits in uniform registers. */
+__device__ __forceinline__ uint32_t wgmma_low(uint32_t shared) { return (shared >> 4) + (1u << 16); }
+template <int ROW_BYTES = 128> __device__ __forceinline__ uint64_t wgmma_descriptor_of(uint32_t low) {
+    uint64_t descriptor;
+    asm("mov.b64 %0, {%1, %2};" : "=l"(descriptor) : "r"(low), "n"((ROW_BYTES / 2) | (ROW_BYTES == 128 ? 1 : 2) << 30));
+    return descriptor;
+}
 template <int ROW_BYTES = 128> __device__ __forceinline__ uint64_t wgmma_descriptor(uint32_t shared) {
-    return (uint64_t)((shared & 0x3ffff) >> 4) | (1ull << 16) | ((uint64_t)(ROW_BYTES / 2) << 32) |
-           ((ROW_BYTES == 128 ? 1ull : 2ull) << 62);
+    return wgmma_descriptor_of<ROW_BYTES>(wgmma_low(shared));
 }
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
