@@ -336,6 +336,15 @@ static int infer_one(const infer_options *o) {
 
 /* ---- usage ---- */
 
+/* "1/4" into index and count. */
+static bool read_shard(infer_options *o) {
+    int end = 0;
+    if (!o->shard_text) return true;
+    bool plain = strspn(o->shard_text, "0123456789/") == strlen(o->shard_text) && strlen(o->shard_text) < 16;
+    return plain && sscanf(o->shard_text, "%u/%u%n", &o->shard_index, &o->shard_count, &end) == 2 &&
+           !o->shard_text[end] && o->shard_index < o->shard_count;
+}
+
 /* Options that contradict each other; 0 when there are none. */
 static int check_usage(const infer_options *o, bool seed_given, bool batch_size_given) {
     static const char name[] = "infer";
@@ -358,11 +367,15 @@ static int check_usage(const infer_options *o, bool seed_given, bool batch_size_
                                     "the model would get)");
     if (!o->batch) {
         if (batch_size_given) return options_refuse(name, "--batch-size needs --batch FOLDER");
+        if (o->shard_text || o->resume || o->keep_going)
+            return options_refuse(name, "--shard, --resume and --keep-going need --batch FOLDER");
         if (o->out && format_of(o->out) == OUT_UNKNOWN)
             return options_refuse(name, "--out %s: expected a name that ends in .npy, .csv or .json", o->out);
         return 0;
     }
     if (!o->out) return options_refuse(name, "--batch needs --out FOLDER");
+    if (o->shard_text && !o->shard_count)
+        return options_refuse(name, "--shard %s: expected I/N with I from 0 to N-1, such as 0/2", o->shard_text);
     if (o->no_run || o->model_actions || o->dump_inputs)
         return options_refuse(name, "--no-run, --model-actions and --dump-inputs are for one request, not for --batch");
     return 0;
@@ -443,6 +456,20 @@ int command_infer(int argc, char **argv) {
          .minimum = 1,
          .maximum = 1024,
          .given = &batch_size_given},
+        {.name = "--shard",
+         .kind = OPTION_TEXT,
+         .target = &o.shard_text,
+         .value = "I/N",
+         .help = "with --batch: the I-th of N equal parts, from 0: one part a process, all into one --out"},
+        {.name = "--resume",
+         .kind = OPTION_FLAG,
+         .target = &o.resume,
+         .help = "with --batch: leave out what has its answer under --out already"},
+        {.name = "--keep-going",
+         .kind = OPTION_FLAG,
+         .target = &o.keep_going,
+         .help = "with --batch: a bad request is named and left out, and the exit code is 1 in the end; without it "
+                 "nothing runs"},
         {0},
     };
     const option running[] = {
@@ -506,6 +533,7 @@ int command_infer(int argc, char **argv) {
     };
     int exit_code;
     if (options_parse(&line, argc, argv, &exit_code)) {
+        if (!read_shard(&o)) o.shard_count = 0;
         exit_code = check_usage(&o, seed_given, batch_size_given);
         if (exit_code == EXIT_DONE) exit_code = o.batch ? infer_batch(&o) : infer_one(&o);
     }

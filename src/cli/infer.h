@@ -16,7 +16,9 @@ typedef struct infer_options {
     int steps, horizon; /* 0: the policy's */
     const char *noise, *request, *batch, *dump_inputs, *model_actions, *out;
     int batch_size;
-    bool no_run;
+    const char *shard_text;            /* "1/4", read into the next two */
+    unsigned shard_index, shard_count; /* of --batch: the requests whose place modulo count is index; count 0: all */
+    bool no_run, resume, keep_going;
 } infer_options;
 
 /* Milliseconds of one inference; the stages are 0 where the model did not run. */

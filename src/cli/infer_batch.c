@@ -1,6 +1,7 @@
 /*
  * pi0 infer --batch: recorded requests of a folder, some at a time. All of them are read and prepared once before the
- * weights are loaded, so that a bad file is refused before anything is written.
+ * weights are loaded, so that a bad file is refused before anything is written, or with --keep-going named and left
+ * out. Answers appear whole or not at all, so --resume can go by the files that are there.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -8,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/memory.h"
@@ -20,6 +22,7 @@
 typedef struct stems {
     char **names;
     size_t count, capacity;
+    size_t answered, refused; /* left out: by --resume, by --keep-going */
 } stems;
 
 static bool is_request(const char *name) {
@@ -70,17 +73,47 @@ static pi0_status prepare(const inference *run, const char *stem, pi0_input **in
     return status == PI0_OK ? PI0_OK : error_prefix(error, status, "%s", path);
 }
 
-/* The most valid tokens of any request; fails on the first that the policy refuses. */
-static pi0_status check_all(const inference *run, const stems *list, int *max_tokens, pi0_error *error) {
-    *max_tokens = 0;
+/* Keeps those of --shard, and with --resume those without an answer. */
+static void stems_choose(stems *list, const infer_options *o) {
+    size_t kept = 0;
     for (size_t i = 0; i < list->count; i++) {
-        pi0_input *input;
-        TRY(prepare(run, list->names[i], &input, error));
-        int tokens = infer_token_count(input);
-        if (tokens > *max_tokens) *max_tokens = tokens;
-        pi0_input_free(&input);
-        terminal_progress(NULL, "reading requests", (double)(i + 1) / (double)list->count);
+        char path[PATH_MAX];
+        snprintf(path, sizeof path, "%s/%s.npy", o->out, list->names[i]);
+        bool mine = !o->shard_count || i % o->shard_count == o->shard_index;
+        bool answered = mine && o->resume && access(path, F_OK) == 0;
+        if (answered) list->answered++;
+        if (mine && !answered)
+            list->names[kept++] = list->names[i];
+        else
+            memory_release(list->names[i]);
     }
+    list->count = kept;
+}
+
+/* The most valid tokens of any request. The first that cannot be prepared ends it; with --keep-going it leaves the
+ * list. */
+static pi0_status check_all(const inference *run, stems *list, int *max_tokens, pi0_error *error) {
+    size_t kept = 0, all = list->count;
+    *max_tokens = 0;
+    for (size_t i = 0; i < all; i++) {
+        pi0_input *input;
+        pi0_status status = prepare(run, list->names[i], &input, error);
+        if (status != PI0_OK && !run->options->keep_going) return status;
+        char *name = list->names[i];
+        list->names[i] = NULL;
+        if (status == PI0_OK) {
+            int tokens = infer_token_count(input);
+            if (tokens > *max_tokens) *max_tokens = tokens;
+            pi0_input_free(&input);
+            list->names[kept++] = name;
+        } else {
+            terminal_fail(error);
+            list->refused++;
+            memory_release(name);
+        }
+        terminal_progress(NULL, "reading requests", (double)(i + 1) / (double)all);
+    }
+    list->count = kept;
     return PI0_OK;
 }
 
@@ -119,12 +152,20 @@ static pi0_status run_all(inference *run, const stems *list, double *total_ms, p
 }
 
 static int tell(const infer_options *o, const stems *list, double total_ms) {
-    double per_request = total_ms / (double)list->count;
-    if (o->common.json)
-        return json_print(json_pack("{s:I, s:s, s:i, s:f, s:f}", "requests", (json_int_t)list->count, "out", o->out,
-                                    "batch_size", o->batch_size, "total_ms", total_ms, "ms_per_request", per_request));
-    printf("%zu requests answered in %s: %.1f ms, %.1f ms a request\n", list->count, o->out, total_ms, per_request);
-    return EXIT_DONE;
+    double per_request = list->count ? total_ms / (double)list->count : 0;
+    int exit_code = list->refused ? EXIT_FAILED : EXIT_DONE;
+    if (o->common.json) {
+        int printed = json_print(json_pack("{s:I, s:s, s:i, s:f, s:f, s:I, s:I}", "requests", (json_int_t)list->count,
+                                           "out", o->out, "batch_size", o->batch_size, "total_ms", total_ms,
+                                           "ms_per_request", per_request, "already_answered",
+                                           (json_int_t)list->answered, "refused", (json_int_t)list->refused));
+        return printed == EXIT_DONE ? exit_code : printed;
+    }
+    printf("%zu requests answered in %s: %.1f ms, %.1f ms a request", list->count, o->out, total_ms, per_request);
+    if (list->answered) printf("; %zu were answered already", list->answered);
+    if (list->refused) printf("; %zu refused", list->refused);
+    printf("\n");
+    return exit_code;
 }
 
 int infer_batch(const infer_options *o) {
@@ -135,9 +176,10 @@ int infer_batch(const infer_options *o) {
     double total_ms = 0;
     pi0_status status = stems_find(&list, o->batch, &error);
     if (status == PI0_OK) status = output_folder(o->out, &error);
+    if (status == PI0_OK) stems_choose(&list, o);
     if (status == PI0_OK) status = inference_prepare(&run, o, &error);
     if (status == PI0_OK) status = check_all(&run, &list, &max_tokens, &error);
-    if (status == PI0_OK) {
+    if (status == PI0_OK && list.count) {
         int largest = list.count < (size_t)o->batch_size ? (int)list.count : o->batch_size;
         status = inference_load(&run, largest, max_tokens, &error);
     }

@@ -277,6 +277,32 @@ def test_batch_with_a_bad_request_writes_nothing(tmp_path):
     refused(*words[:-4], "--batch", tmp_path / "none", "--out", out, codes=[1], says="none")
 
 
+def test_batch_in_shards_resumed_and_with_a_bad_request_among_good_ones(tmp_path):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for i in range(5):
+        shutil.copy(REQUESTS / "request_aloha.msgpack", folder / f"{i:06}.msgpack")
+    words = ["infer", "--config", "pi0_aloha", "--model", "tiny-pi0", "--tokenizer", TOKENIZER, "--batch", folder,
+             "--batch-size", "2", "--out", out]
+    names = lambda: sorted(p.name for p in out.iterdir())  # noqa: E731
+    assert ok_json(*words, "--shard", "1/2")["requests"] == 2
+    assert names() == ["000001.npy", "000003.npy"]
+    first = (out / "000001.npy").stat().st_mtime_ns
+    resumed = ok_json(*words, "--resume", "--shard", "1/2")
+    assert (resumed["requests"], resumed["already_answered"]) == (0, 2)
+    assert ok_json(*words, "--shard", "7/8")["requests"] == 0  # more parts than requests
+    (folder / "000001.msgpack").write_bytes(b"\xc1")
+    (folder / "000002.msgpack").write_bytes(b"\xc1")
+    done = pi0(*words, "--resume", "--keep-going", "--json")
+    told = json.loads(done.stdout)
+    assert done.returncode == 1 and done.stderr.count("000002.msgpack") == 1 and "000001" not in done.stderr
+    assert (told["requests"], told["already_answered"], told["refused"]) == (2, 2, 1)
+    assert names() == [f"{i:06}.npy" for i in (0, 1, 3, 4)] and (out / "000001.npy").stat().st_mtime_ns == first
+    assert "1 refused" in pi0(*words, "--resume", "--keep-going").stdout
+    for shard in ("2/2", "0/0", "x", "1", "-1/2", "0/2x", "1/2/3"):
+        refused(*words, f"--shard={shard}", says="--shard")
+
+
 # ---- refusals ----
 
 
@@ -285,7 +311,8 @@ def test_batch_with_a_bad_request_writes_nothing(tmp_path):
     (["--prompt", "a", "--tokens", "1"], "expected one of them"),
     (["--request", "x", "--prompt", "a"], "cannot be added"), (["--request", "x", "--batch", "y"], "one of them"),
     (["--request", "x", "--state", "1"], "cannot be added"), (["--batch", "y"], "--out FOLDER"),
-    (["--tokens", "1", "--batch-size", "2"], "--batch FOLDER"),
+    (["--tokens", "1", "--batch-size", "2"], "--batch FOLDER"), (["--tokens", "1", "--resume"], "--batch FOLDER"),
+    (["--tokens", "1", "--shard", "0/2"], "--batch FOLDER"), (["--tokens", "1", "--keep-going"], "--batch FOLDER"),
     (["--tokens", "1", "--seed", "1", "--noise", "x.npy"], "one of them"),
     (["--tokens", "1", "--no-run", "--model-actions", "x.npy"], "one of them"),
     (["--tokens", "1", "--no-run", "--out", "x.npy"], "nothing to write"),
