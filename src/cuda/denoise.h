@@ -11,7 +11,8 @@
  * six to spare.
  *
  * Operands of the products lie in "fragment order": for every 16 rows and 16 k-values 512 bytes, first rows 0..7 and
- * then rows 8..15, 8 bytes a lane as mma.m16n8k16 wants them (see operand_offset).
+ * then rows 8..15, 8 bytes a lane as mma.m16n8k16 wants them; on AMD for every 16 rows and 32 k-values 1024 bytes, 16 a
+ * lane (see operand_offset).
  */
 #ifndef PI0_CUDA_DENOISE_H
 #define PI0_CUDA_DENOISE_H
@@ -20,7 +21,7 @@
 #include <cuda_runtime.h>
 #include <stdint.h>
 
-enum { SKINNY_SLAB = 8, SKINNY_WARPS = 8, SKINNY_STATS_PARTS = 16 };
+enum { SKINNY_SLAB = 8, SKINNY_WARPS = 8 };
 
 typedef enum skinny_epilogue {
     SKINNY_QKV,      /* RoPE; q to a buffer, k and v behind the prefix's */

@@ -5,9 +5,9 @@
 
 /*
  * Suffix attention.
- *   grid     x: cluster of blocks that share the keys, y: head, z: observation * row tiles of 16      block 8 warps
+ *   grid     x: cluster of blocks that share the keys, y: head, z: observation * row tiles of 16      block 256 threads
  *   before   the predecessor ends: its share of the prefix's keys and values (they do not change over the steps)
- *   scores   warps take 8 keys each; softmax by 16 threads a row; values: warps take head_dim / 8 columns each
+ *   scores   warps take a tile of keys each; softmax by 16 threads a row; values: warps share the columns
  *   combine  each block of the cluster finishes head_dim / cluster columns from everyone's partial sums
  *   bytes    per head all keys and values from L2 (0.8 MB)
  *   bound    latency: five exchanges through shared memory, two cluster barriers
@@ -22,16 +22,20 @@ template <int HEAD_DIM, int KEYS> struct suffix_layout {
                          BYTES = ROWS_AT + 3 * 16 * 4;
 };
 
+enum { THREADS = 256, WARPS = THREADS / WARP_LANES };
+
 template <int HEAD_DIM, int KEYS>
-__global__ void __launch_bounds__(256) suffix_attention_kernel(const __grid_constant__ suffix_attention_problem p) {
+__global__ void __launch_bounds__(THREADS) suffix_attention_kernel(const __grid_constant__ suffix_attention_problem p) {
     using layout = suffix_layout<HEAD_DIM, KEYS>;
-    constexpr int CHUNKS = HEAD_DIM / 8, TILES = HEAD_DIM / 8, WARP_TILES = ceil_div(TILES, 8);
+    constexpr int CHUNKS = HEAD_DIM / 8, TILES = HEAD_DIM / 16, WARP_TILES = ceil_div(TILES, WARPS);
+    constexpr int GROUP = WARP_TILES % MATRIX_GROUP ? 1 : MATRIX_GROUP; /* tiles of values loaded together */
+    constexpr int STEP = HEAD_DIM < MATRIX_DEPTH ? 16 : MATRIX_DEPTH;
     extern __shared__ __align__(128) uint8_t shared_raw[];
     const uint32_t at = shared_address(shared_raw);
     float *scores = (float *)(shared_raw + layout::S_AT), *out = (float *)(shared_raw + layout::O_AT);
     bf16 *weights = (bf16 *)(shared_raw + layout::P_AT);
     float *row_top = (float *)(shared_raw + layout::ROWS_AT), *row_sum = row_top + 16, *row_keep = row_sum + 16;
-    const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32, g = lane / 4, t = lane % 4;
+    const int thread = threadIdx.x, warp = thread / WARP_LANES, lane = thread % WARP_LANES;
     const int split = gridDim.x, rank = blockIdx.x, head = blockIdx.y;
     const int b = blockIdx.z % p.batch, tile = blockIdx.z / p.batch;
     grid_launch_next();
@@ -41,7 +45,7 @@ __global__ void __launch_bounds__(256) suffix_attention_kernel(const __grid_cons
     const int suffix = p.first_slot + p.horizon, all = prefix + suffix;
     const int share = ceil_div(all, split), first = rank * share, last = min(first + share, all);
     auto load_keys = [&](int base, bool of_prefix) {
-        for (int i = thread; i < KEYS * CHUNKS; i += 256) {
+        for (int i = thread; i < KEYS * CHUNKS; i += THREADS) {
             const int row = i / CHUNKS, c = i % CHUNKS, key = base + row;
             if ((key < prefix || key >= last) != of_prefix) continue;
             const bool valid = key < last;
@@ -63,7 +67,7 @@ __global__ void __launch_bounds__(256) suffix_attention_kernel(const __grid_cons
     /* query rows: action rows of observation b, then its state row */
     const int rows = p.horizon + p.state_rows;
     auto row_id = [&](int i) { return i < p.horizon ? b * p.horizon + i : p.action_rows + b; };
-    for (int i = thread; i < 16 * CHUNKS; i += 256) {
+    for (int i = thread; i < 16 * CHUNKS; i += THREADS) {
         const int row = tile * 16 + i / CHUNKS, c = i % CHUNKS;
         const bool valid = row < rows;
         const bf16 *from = valid ? p.q + ((size_t)row_id(row) * p.heads + head) * HEAD_DIM + c * 8 : p.q;
@@ -75,11 +79,9 @@ __global__ void __launch_bounds__(256) suffix_attention_kernel(const __grid_cons
         row_sum[thread] = 0.0f;
     }
     const float scale = p.scale * 1.4426950408889634f;
-    float acc[WARP_TILES][4];
+    matrix_tile acc[WARP_TILES];
 #pragma unroll
-    for (int i = 0; i < WARP_TILES; i++)
-#pragma unroll
-        for (int c = 0; c < 4; c++) acc[i][c] = 0.0f;
+    for (int i = 0; i < WARP_TILES; i++) matrix_clear(acc[i]);
 
     for (int base = first; base < last; base += KEYS) {
         if (base > first) {
@@ -90,24 +92,31 @@ __global__ void __launch_bounds__(256) suffix_attention_kernel(const __grid_cons
         }
         copy_async_wait<0>();
         __syncthreads();
-        for (int j = warp; j < KEYS / 8; j += 8) {
-            float even[4] = {0, 0, 0, 0}, odd[4] = {0, 0, 0, 0};
+        for (int j = warp; j < KEYS / MATRIX_NARROW; j += WARPS) {
+            matrix_tile sums[2]; /* two, so that products need not wait for each other */
+            matrix_clear(sums[0]);
+            matrix_clear(sums[1]);
 #pragma unroll
-            for (int d = 0; d < HEAD_DIM / 16; d++) {
-                uint32_t a[4], k[4];
-                load_matrix_4(a, at + layout::Q_AT + swizzled(lane % 16, d * 2 + lane / 16, layout::ROW));
-                /* two k-steps of keys in one load where there are two */
-                const int c = d * 2 + lane / 8 % 2;
-                load_matrix_4(k, at + layout::K_AT + swizzled(j * 8 + lane % 8, c, layout::ROW));
-                mma_bf16(d % 2 ? odd : even, a, k[0], k[1]);
+            for (int d = 0; d < HEAD_DIM / STEP; d++) {
+                matrix_operand<STEP> a, k;
+                matrix_load(a, lane, [&](int row, int c) {
+                    return at + layout::Q_AT + swizzled(row, (d * STEP + c) / 8, layout::ROW) + c % 8 * 2;
+                });
+                matrix_load(k, lane, [&](int row, int c) {
+                    return at + layout::K_AT +
+                           swizzled(j * MATRIX_NARROW + row % MATRIX_NARROW, (d * STEP + c) / 8, layout::ROW) +
+                           c % 8 * 2;
+                });
+                matrix_multiply<MATRIX_NARROW>(sums[d % 2], a, k);
             }
 #pragma unroll
-            for (int c = 0; c < 4; c++) {
-                const int row = g + c / 2 * 8, key = base + j * 8 + 2 * t + c % 2;
+            for (int e = 0; e < MATRIX_VALUES * MATRIX_NARROW / 16; e++) {
+                const int row = matrix_row(lane, matrix_slot(e)), local = j * MATRIX_NARROW + matrix_column(lane, e);
+                const int key = base + local;
                 bool counts = key < last && (key >= prefix || !p.key_mask || p.key_mask[start + key]);
                 /* the state row does not see the actions */
                 if (p.state_rows && tile * 16 + row == p.horizon) counts = counts && key < prefix + p.first_slot;
-                scores[row * layout::SCORES + j * 8 + 2 * t + c % 2] = counts ? (even[c] + odd[c]) * scale : -INFINITY;
+                scores[row * layout::SCORES + local] = counts ? (sums[0].v[e] + sums[1].v[e]) * scale : -INFINITY;
             }
         }
         __syncthreads();
@@ -141,35 +150,41 @@ __global__ void __launch_bounds__(256) suffix_attention_kernel(const __grid_cons
             }
         }
         __syncthreads();
-        const float keep_low = row_keep[g], keep_high = row_keep[g + 8];
+        float keep[MATRIX_SLOTS];
 #pragma unroll
-        for (int i = 0; i < WARP_TILES; i++) {
-            acc[i][0] *= keep_low;
-            acc[i][1] *= keep_low;
-            acc[i][2] *= keep_high;
-            acc[i][3] *= keep_high;
-        }
+        for (int r = 0; r < MATRIX_SLOTS; r++) keep[r] = row_keep[matrix_row(lane, r)];
 #pragma unroll
-        for (int j = 0; j < KEYS / 16; j++) {
-            uint32_t a[4];
-            load_matrix_4(a, at + layout::P_AT + ((lane % 16) * layout::WEIGHTS + j * 16 + lane / 16 * 8) * 2);
+        for (int i = 0; i < WARP_TILES; i++)
 #pragma unroll
-            for (int i = 0; i < WARP_TILES; i++) {
+            for (int e = 0; e < MATRIX_VALUES; e++) acc[i].v[e] *= keep[matrix_slot(e)];
+#pragma unroll
+        for (int j = 0; j < KEYS / MATRIX_DEPTH; j++) {
+            matrix_operand<MATRIX_DEPTH> a;
+            matrix_load_narrow(a, lane, [&](int row, int key) {
+                return at + layout::P_AT + (row * layout::WEIGHTS + j * MATRIX_DEPTH + key) * 2;
+            });
+#pragma unroll
+            for (int i = 0; i < WARP_TILES; i += GROUP) {
                 const int n = warp * WARP_TILES + i;
                 if (n >= TILES) break;
-                uint32_t v[2];
-                load_matrix_2_transposed(v, at + layout::V_AT + swizzled(j * 16 + lane % 16, n, layout::ROW));
-                mma_bf16(acc[i], a, v[0], v[1]);
+                matrix_operand<MATRIX_DEPTH> v[GROUP];
+                matrix_load_transposed<MATRIX_DEPTH, GROUP, 16>(v, lane, [&](int key, int column) {
+                    const int row = j * MATRIX_DEPTH + key, d = n * 16 + column;
+                    return at + layout::V_AT + swizzled(row, d / 8, layout::ROW) + d % 8 * 2;
+                });
+#pragma unroll
+                for (int m = 0; m < GROUP; m++) matrix_multiply(acc[i + m], a, v[m]);
             }
         }
     }
 #pragma unroll
     for (int i = 0; i < WARP_TILES; i++) {
-        const int n = warp * WARP_TILES + i;
+        const int n = warp * WARP_TILES + i / GROUP * GROUP;
         if (n >= TILES) break;
-        float *to = out + g * layout::OUT + n * 8 + 2 * t;
-        *(float2 *)to = make_float2(acc[i][0], acc[i][1]);
-        *(float2 *)(to + 8 * layout::OUT) = make_float2(acc[i][2], acc[i][3]);
+#pragma unroll
+        for (int e = 0; e < MATRIX_VALUES; e++)
+            out[matrix_row(lane, matrix_slot(e)) * layout::OUT + n * 16 + matrix_spread<GROUP>(matrix_column(lane, e)) +
+                i % GROUP] = acc[i].v[e];
     }
 #ifdef PI0_SM90
     if (split > 1)
@@ -180,7 +195,7 @@ __global__ void __launch_bounds__(256) suffix_attention_kernel(const __grid_cons
     __syncthreads();
 #endif
     const int columns = HEAD_DIM / split;
-    for (int i = thread; i < 16 * columns; i += 256) {
+    for (int i = thread; i < 16 * columns; i += THREADS) {
         const int row = i / columns, d = rank * columns + i % columns;
         if (tile * 16 + row >= rows) continue;
         float value = 0.0f, sum = 0.0f;
@@ -209,24 +224,27 @@ __global__ void __launch_bounds__(256) suffix_attention_kernel(const __grid_cons
 
 /*
  * Between two steps.
- *   grid   x: 64 features of the next step's first product, y: 16 rows        block 8 warps
+ *   grid   x: 64 features of the next step's first product, y: 16 rows        block 256 threads
  *   every block works out the velocity of its 16 rows itself (32 x 1024 weights, fetched before the predecessor ends),
  *   takes the Euler step, and goes on with its features; block x = 0 writes x and v down
  */
 enum { HEADS_FEATURES = 64, HEADS_ACTIONS = 32 };
 
-__global__ void __launch_bounds__(256) heads_kernel(const __grid_constant__ heads_problem p) {
+__global__ void __launch_bounds__(THREADS) heads_kernel(const __grid_constant__ heads_problem p) {
     extern __shared__ __align__(128) uint8_t shared_raw[];
     __shared__ float factor_parts[256];
     __shared__ float actions[16][HEADS_ACTIONS];
-    const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
+    const int thread = threadIdx.x, warp = thread / WARP_LANES, lane = thread % WARP_LANES;
     const int first_row = blockIdx.y * 16;
-    const int row_bytes = p.operand_k * 2, steps = p.operand_k / 128;
-    const uint32_t weights_at = shared_address(shared_raw);
+    const int steps = p.operand_k / (MATRIX_DEPTH * WARPS); /* per warp */
+    constexpr int WIDE = HEADS_ACTIONS / MATRIX_NARROW;
     grid_launch_next();
+#ifndef PI0_AMD
+    const int row_bytes = p.operand_k * 2;
+    const uint32_t weights_at = shared_address(shared_raw);
     if (p.operand) {
         const int chunks = p.operand_k / 8;
-        for (int i = thread; i < HEADS_ACTIONS * chunks; i += 256) {
+        for (int i = thread; i < HEADS_ACTIONS * chunks; i += THREADS) {
             const int row = i / chunks, c = i % chunks;
             const bool valid = row < p.action_dim && c * 8 < p.width;
             copy_async_16(weights_at + swizzled(row, c, row_bytes),
@@ -234,10 +252,11 @@ __global__ void __launch_bounds__(256) heads_kernel(const __grid_constant__ head
         }
         copy_async_commit();
     }
+#endif
     grid_wait();
     if (p.operand) {
         row_factor_parts<16>(factor_parts, p.stats, p.stats_slabs, p.stats_stride, first_row, p.rows, thread);
-        float acc[4][4] = {};
+        float acc[WIDE][4] = {};
         uint32_t a[8][4];
 #pragma unroll
         for (int s = 0; s < 8; s++)
@@ -247,28 +266,35 @@ __global__ void __launch_bounds__(256) heads_kernel(const __grid_constant__ head
 #pragma unroll
         for (int s = 0; s < 8; s++) {
             if (s >= steps) break;
+#ifdef PI0_AMD
 #pragma unroll
-            for (int n = 0; n < 4; n += 2) {
+            for (int n = 0; n < WIDE; n++) {
+                uint32_t b[4];
+                load_weights(b, p.out_weights, p.width, n, p.action_dim, (warp * steps + s) * 32, p.width, lane);
+                mfma_16x16x32(acc[n], b, a[s]);
+            }
+#else
+#pragma unroll
+            for (int n = 0; n < WIDE; n += 2) {
                 uint32_t b[4];
                 load_matrix_4(b, weights_at + swizzled(n * 8 + lane / 16 * 8 + lane % 8,
                                                        (warp * steps + s) * 2 + lane / 8 % 2, row_bytes));
                 mma_bf16(acc[n], a[s], b[0], b[1]);
                 mma_bf16(acc[n + 1], a[s], b[2], b[3]);
             }
+#endif
         }
         __syncthreads();
-        float *partial = (float *)shared_raw; /* [warp][n][lane][4] */
+        float *partial = (float *)shared_raw; /* [warp][4 tiles][16 rows][8 actions] */
 #pragma unroll
-        for (int n = 0; n < 4; n++)
-            *(float4 *)(partial + ((warp * 4 + n) * 32 + lane) * 4) =
-                make_float4(acc[n][0], acc[n][1], acc[n][2], acc[n][3]);
+        for (int n = 0; n < WIDE; n++) store_partial(partial + warp * 512, n, acc[n], HEADS_ACTIONS, lane);
         __syncthreads();
-        for (int i = thread; i < 512; i += 256) {
-            const int e = i % 128, local = e / 16 + e % 4 / 2 * 8, row = first_row + local;
-            const int d = i / 128 * 8 + e / 4 % 4 * 2 + e % 2;
+        for (int i = thread; i < 512; i += THREADS) {
+            const int e = i % 128, local = e / 8, row = first_row + local;
+            const int d = i / 128 * 8 + e % 8;
             float y = 0.0f;
 #pragma unroll
-            for (int w = 0; w < 8; w++) y += partial[w * 512 + i];
+            for (int w = 0; w < WARPS; w++) y += partial[w * 512 + i];
             float after = 0.0f;
             if (row < p.rows && d < p.action_dim) {
                 const float v = y * row_factor<16>(factor_parts, local, p.norm_width) + p.out_bias[d];
@@ -281,7 +307,7 @@ __global__ void __launch_bounds__(256) heads_kernel(const __grid_constant__ head
             actions[local][d] = after;
         }
     } else {
-        for (int i = thread; i < 16 * HEADS_ACTIONS; i += 256) {
+        for (int i = thread; i < 16 * HEADS_ACTIONS; i += THREADS) {
             const int row = first_row + i / HEADS_ACTIONS, d = i % HEADS_ACTIONS;
             actions[i / HEADS_ACTIONS][d] =
                 row < p.rows && d < p.action_dim ? p.x_before[row * p.action_dim + d] : 0.0f;
@@ -332,7 +358,8 @@ extern "C" size_t operand_elements(int rows, int k) { return (size_t)ceil_div(ro
 cudaError_t skinny_setup(void);
 cudaError_t stream_setup(void);
 
-enum { KEYS_MANY = 112, KEYS_FEW = 64 };
+/* keys at once: what shared memory holds (AMD: 64 KB) */
+enum { KEYS_MANY = WARP_LANES == 32 ? 112 : 32, KEYS_FEW = WARP_LANES == 32 ? 64 : 32 };
 
 static cudaError_t allow(const void *kernel, int bytes) {
     cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
@@ -366,20 +393,20 @@ extern "C" cudaError_t suffix_attention_launch(int split, const suffix_attention
                                                cudaStream_t stream) {
     dim3 grid(split, p->heads, p->batch * ceil_div(p->horizon + p->state_rows, 16));
     if (p->head_dim == 256 && split == 8)
-        return launch(suffix_attention_kernel<256, KEYS_MANY>, grid, 256, suffix_layout<256, KEYS_MANY>::BYTES, split,
-                      dependent, stream, *p);
+        return launch(suffix_attention_kernel<256, KEYS_MANY>, grid, THREADS, suffix_layout<256, KEYS_MANY>::BYTES,
+                      split, dependent, stream, *p);
     if (p->head_dim == 256)
-        return launch(suffix_attention_kernel<256, KEYS_FEW>, grid, 256, suffix_layout<256, KEYS_FEW>::BYTES, split,
+        return launch(suffix_attention_kernel<256, KEYS_FEW>, grid, THREADS, suffix_layout<256, KEYS_FEW>::BYTES, split,
                       dependent, stream, *p);
     if (p->head_dim == 16)
-        return launch(suffix_attention_kernel<16, KEYS_FEW>, grid, 256, suffix_layout<16, KEYS_FEW>::BYTES, split,
+        return launch(suffix_attention_kernel<16, KEYS_FEW>, grid, THREADS, suffix_layout<16, KEYS_FEW>::BYTES, split,
                       dependent, stream, *p);
     return cudaErrorNotSupported;
 }
 
 extern "C" cudaError_t heads_launch(const heads_problem *p, bool dependent, cudaStream_t stream) {
     const int features = p->next_weights ? ceil_div(p->width, HEADS_FEATURES) : 1;
-    size_t bytes = (size_t)HEADS_ACTIONS * p->operand_k * 2;
-    if (bytes < 8 * 512 * 4) bytes = 8 * 512 * 4;
-    return launch(heads_kernel, dim3(features, ceil_div(p->rows, 16)), 256, bytes, 1, dependent, stream, *p);
+    size_t bytes = WARP_LANES == 32 ? (size_t)HEADS_ACTIONS * p->operand_k * 2 : 0;
+    if (bytes < WARPS * 512 * 4) bytes = WARPS * 512 * 4;
+    return launch(heads_kernel, dim3(features, ceil_div(p->rows, 16)), THREADS, bytes, 1, dependent, stream, *p);
 }

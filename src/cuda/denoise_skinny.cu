@@ -5,22 +5,35 @@
  *   cluster  k is split over its blocks (k_chunk each); the sums meet through distributed shared memory, and each block
  *            finishes every cluster-th tile of 8 features
  *   warps    split k_chunk; each multiplies all TILES x ROW_TILES tiles; sums over the warps go through shared memory
+ *   AMD      no clusters; weights go straight to registers, AHEAD steps of 32 k-values at a time, 8 waves a block
  *   bytes    weights once from memory, asked for before the predecessor has ended; operand from L2 once per block
  *   bound    memory, if phases follow each other fast enough
  */
 #include "denoise.cuh"
 
+enum { THREADS = SKINNY_WARPS * WARP_LANES };
+
 template <skinny_epilogue EPILOGUE, int TILES, int ROW_TILES>
-__global__ void __launch_bounds__(256) skinny_kernel(const __grid_constant__ skinny_problem p) {
-    constexpr int ROWS = ROW_TILES * 16, STEP_GROUP = ROW_TILES == 1 ? 8 : ROW_TILES == 2 ? 4 : 2;
+__global__ void __launch_bounds__(THREADS) skinny_kernel(const __grid_constant__ skinny_problem p) {
+    constexpr int ROWS = ROW_TILES * 16;
     extern __shared__ __align__(128) uint8_t shared_raw[];
     __shared__ float factor_parts[256];
     __shared__ float factors[ROWS];
-    const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
+    const int thread = threadIdx.x, warp = thread / WARP_LANES, lane = thread % WARP_LANES;
     const int cluster = p.k / p.k_chunk; /* 1: no cluster */
     const int rank = cluster > 1 ? blockIdx.x % cluster : 0;
     const int first_feature = blockIdx.x / cluster * TILES * 8, first_row = blockIdx.y * ROWS;
-    const int row_bytes = p.k_chunk * 2, first_k = rank * p.k_chunk;
+    const int first_k = rank * p.k_chunk;
+    constexpr int WIDE = ceil_div(TILES * 8, MATRIX_NARROW); /* the instruction's tiles */
+    float acc[ROW_TILES][WIDE][4];
+#pragma unroll
+    for (int m = 0; m < ROW_TILES; m++)
+#pragma unroll
+        for (int n = 0; n < WIDE; n++)
+#pragma unroll
+            for (int c = 0; c < 4; c++) acc[m][n][c] = 0.0f;
+#ifndef PI0_AMD
+    const int row_bytes = p.k_chunk * 2;
     const uint32_t weights_at = shared_address(shared_raw);
 
     grid_launch_next();
@@ -48,16 +61,9 @@ __global__ void __launch_bounds__(256) skinny_kernel(const __grid_constant__ ski
     }
     grid_wait();
 
-    float acc[ROW_TILES][TILES][4];
-#pragma unroll
-    for (int m = 0; m < ROW_TILES; m++)
-#pragma unroll
-        for (int n = 0; n < TILES; n++)
-#pragma unroll
-            for (int c = 0; c < 4; c++) acc[m][n][c] = 0.0f;
-
     const int steps = p.k_chunk / 128; /* of 16 k-values, per warp */
     const int first_step = first_k / 16 + warp * steps;
+    constexpr int STEP_GROUP = ROW_TILES == 1 ? 8 : ROW_TILES == 2 ? 4 : 2;
     uint32_t a[STEP_GROUP][ROW_TILES][4];
     auto load_group = [&](int group) {
 #pragma unroll
@@ -92,32 +98,61 @@ __global__ void __launch_bounds__(256) skinny_kernel(const __grid_constant__ ski
             }
         }
     }
-    __syncthreads();                        /* the weights' memory becomes scratch */
-    float4 *partial = (float4 *)shared_raw; /* [warp][m][n][lane] */
+#else
+    if (p.stats)
+        row_factor_parts<ROWS>(factor_parts, p.stats, p.stats_slabs, p.stats_stride, first_row, p.rows, thread);
+    __syncthreads();
+    if (thread < ROWS) factors[thread] = p.stats ? row_factor<ROWS>(factor_parts, thread, p.norm_width) : 1.0f;
+    const int weights_period = round_up(p.weights_k, 128); /* high and low parts share weights */
+    const bf16 *weights = p.weights + (size_t)first_feature * p.weights_k;
+    const int features = min(TILES * 8, p.features - first_feature);
+    const int steps = p.k_chunk / 32, share = ceil_div(steps, SKINNY_WARPS), end = min(steps, (warp + 1) * share);
+    constexpr int AHEAD = ROW_TILES + WIDE > 4 ? 2 : 4;
+    for (int group = warp * share; group < end; group += AHEAD) {
+        uint32_t a[AHEAD][ROW_TILES][4], b[AHEAD][WIDE][4];
+#pragma unroll
+        for (int s = 0; s < AHEAD; s++) {
+            const int step = first_k / 32 + group + s, k = step * 32 % weights_period;
+            const bool there = group + s < end;
+#pragma unroll
+            for (int n = 0; n < WIDE; n++)
+                load_weights(b[s][n], weights, p.weights_k, n, there ? features : 0, k, p.weights_k, lane);
+#pragma unroll
+            for (int m = 0; m < ROW_TILES; m++)
+                load_operand(a[s][m], p.operand, blockIdx.y * ROW_TILES + m, step, p.operand_k, there ? p.rows : 0,
+                             lane);
+        }
+#pragma unroll
+        for (int s = 0; s < AHEAD; s++)
+#pragma unroll
+            for (int n = 0; n < WIDE; n++)
+#pragma unroll
+                for (int m = 0; m < ROW_TILES; m++) mfma_16x16x32(acc[m][n], b[s][n], a[s][m]);
+    }
+#endif
+    __syncthreads();                   /* the weights' memory becomes scratch */
+    float *sums = (float *)shared_raw; /* [warp][m][n][16 rows][8 features] */
 #pragma unroll
     for (int m = 0; m < ROW_TILES; m++)
 #pragma unroll
-        for (int n = 0; n < TILES; n++)
-            partial[((warp * ROW_TILES + m) * TILES + n) * 32 + lane] =
-                make_float4(acc[m][n][0], acc[m][n][1], acc[m][n][2], acc[m][n][3]);
+        for (int n = 0; n < WIDE; n++)
+            store_partial(sums + (warp * ROW_TILES + m) * TILES * 128, n, acc[m][n], TILES * 8, lane);
     __syncthreads();
 
-    /* Element e of a tile: fragment lane e / 4, register e % 4. Thread `thread` sums elements thread, thread + 256, ..
-     */
+    /* Element e of a tile: row e / 8, feature e % 8. Thread `thread` sums elements thread, thread + THREADS, .. */
     constexpr int ELEMENTS = ROW_TILES * TILES * 128;
-    float *sums = (float *)shared_raw;
     auto summed = [&](int e) {
         float v = 0.0f;
 #pragma unroll
         for (int w = 0; w < SKINNY_WARPS; w++) v += sums[w * ELEMENTS + e];
         return v;
     };
-    auto row_of = [](int e) { return e / 4 / 4 + e % 4 / 2 * 8; }; /* e below 128 */
-    auto feature_of = [](int e) { return e / 4 % 4 * 2 + e % 2; };
+    auto row_of = [](int e) { return e / 8; }; /* e below 128 */
+    auto feature_of = [](int e) { return e % 8; };
 
     if constexpr (EPILOGUE == SKINNY_QKV || EPILOGUE == SKINNY_GATED) {
         /* tiles come in pairs: gate and up, or the two halves of a RoPE pair */
-        for (int i = thread; i < ELEMENTS / 2; i += 256) {
+        for (int i = thread; i < ELEMENTS / 2; i += THREADS) {
             const int e = i % 128, pair = i / 128 % (TILES / 2), m = i / 128 / (TILES / 2);
             const int at = (m * TILES + pair * 2) * 128 + e, local = m * 16 + row_of(e), row = first_row + local;
             const int packed = first_feature + pair * 16 + feature_of(e);
@@ -154,12 +189,12 @@ __global__ void __launch_bounds__(256) skinny_kernel(const __grid_constant__ ski
         uint32_t sums_at = 0;
         if (cluster > 1) {
             /* block sums where warp 0's part lies: only the thread that reads an element there writes it */
-            for (int e = thread; e < ELEMENTS; e += 256) sums[e] = summed(e);
+            for (int e = thread; e < ELEMENTS; e += THREADS) sums[e] = summed(e);
             sums_at = shared_address(sums);
             cluster_sync();
         }
 #endif
-        for (int i = thread; i < ROW_TILES * 128 * TILES; i += 256) {
+        for (int i = thread; i < ELEMENTS; i += THREADS) {
             const int e = i % 128, n = i / 128 % TILES, m = i / 128 / TILES;
             if (n % cluster != rank) continue;
             const int at = (m * TILES + n) * 128 + e, local = m * 16 + row_of(e), row = first_row + local;
@@ -188,11 +223,10 @@ __global__ void __launch_bounds__(256) skinny_kernel(const __grid_constant__ ski
                 p.x[(size_t)row * p.features + f] = v;
                 p.out[operand_offset(row, f, p.out_k)] = __float2bfloat16(v * p.gain[f]);
             }
-            float squares = v * v; /* lanes with the same row: bits 0, 2 and 3 */
-            squares += __shfl_xor_sync(0xffffffffu, squares, 1);
-            squares += __shfl_xor_sync(0xffffffffu, squares, 4);
-            squares += __shfl_xor_sync(0xffffffffu, squares, 8);
-            if ((lane & 13) == 0 && valid) p.stats_out[(size_t)(f / SKINNY_SLAB) * p.stats_stride + row] = squares;
+            float squares = v * v; /* eight neighbours have the same row */
+#pragma unroll
+            for (int d = 1; d < 8; d *= 2) squares += __shfl_xor_sync(0xffffffffu, squares, d);
+            if (lane % 8 == 0 && valid) p.stats_out[(size_t)(f / SKINNY_SLAB) * p.stats_stride + row] = squares;
         }
 #ifdef PI0_SM90
         if (cluster > 1) cluster_sync(); /* sums stay until every block has read them */
@@ -225,7 +259,8 @@ static skinny_function find(skinny_epilogue epilogue, int tiles, int row_tiles) 
 }
 
 static size_t shared_bytes(int tiles, int row_tiles, int k_chunk) {
-    const size_t weights = (size_t)tiles * 8 * k_chunk * 2, scratch = (size_t)SKINNY_WARPS * tiles * row_tiles * 512;
+    const size_t weights = WARP_LANES == 32 ? (size_t)tiles * 8 * k_chunk * 2 : 0,
+                 scratch = (size_t)SKINNY_WARPS * tiles * row_tiles * 512;
     return weights > scratch ? weights : scratch;
 }
 
@@ -247,8 +282,9 @@ cudaError_t skinny_setup(void) {
 
 extern "C" cudaError_t skinny_launch(skinny_epilogue epilogue, int tiles, const skinny_problem *p, bool dependent,
                                      cudaStream_t stream) {
-    const int row_tiles = p->rows <= 16 ? 1 : p->rows <= 32 ? 2 : 4, cluster = p->k / p->k_chunk;
+    /* AMD's 64 KB hold the sums of two row tiles */
+    const int row_tiles = p->rows <= 16 ? 1 : p->rows <= 32 || WARP_LANES == 64 ? 2 : 4, cluster = p->k / p->k_chunk;
     dim3 grid(ceil_div(p->features, tiles * 8) * cluster, ceil_div(p->rows, row_tiles * 16));
-    return launch(find(epilogue, tiles, row_tiles), grid, 256, shared_bytes(tiles, row_tiles, p->k_chunk), cluster,
+    return launch(find(epilogue, tiles, row_tiles), grid, THREADS, shared_bytes(tiles, row_tiles, p->k_chunk), cluster,
                   dependent, stream, *p);
 }

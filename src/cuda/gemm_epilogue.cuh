@@ -1,7 +1,10 @@
 /*
  * What follows a product, on accumulators as wgmma and mma.sync leave them: a warp holds 16 features x 8 tokens per
- * fragment, lane l features l/4 and l/4 + 8, tokens 2(l%4) and 2(l%4) + 1. A group of four warps (64 features) turns 32
- * tokens at a time through shared memory, so that global memory sees whole rows of features.
+ * fragment, lane l features l/4 and l/4 + 8, tokens 2(l%4) and 2(l%4) + 1. A group of 128 threads (64 features) turns
+ * 32 tokens at a time through shared memory, so that global memory sees whole rows of features.
+ *
+ * On AMD a wave holds 32 features x 16 tokens per pair of fragments (gemm_portable.cu): there too a lane has features f
+ * and f + 8, here called low and high, and BN / 4 such pairs.
  */
 #ifndef PI0_CUDA_GEMM_EPILOGUE_CUH
 #define PI0_CUDA_GEMM_EPILOGUE_CUH
@@ -11,6 +14,21 @@
 
 enum { EPILOGUE_TOKENS = 32, EPILOGUE_ROW = 68 }; /* 64 features and 4 floats of padding: no bank conflicts */
 enum { EPILOGUE_STAGING_BYTES = EPILOGUE_TOKENS * EPILOGUE_ROW * 4 };
+
+#ifdef PI0_AMD
+/* The low feature of all of a thread's pairs, within the 64. */
+__device__ __forceinline__ int pair_feature(int thread) { return thread / 64 * 32 + thread % 16 / 8 * 16 + thread % 8; }
+/* The token of pair i, within the tile. */
+__device__ __forceinline__ int pair_token(int thread, int i) { return i / 4 * 16 + thread % 64 / 16 * 4 + i % 4; }
+/* Where the accumulators of pair i lie. */
+template <int BN> __device__ __forceinline__ constexpr int pair_low(int i) { return i; }
+template <int BN> __device__ __forceinline__ constexpr int pair_high(int i) { return i + BN / 4; }
+#else
+__device__ __forceinline__ int pair_feature(int thread) { return thread / 32 * 16 + thread % 32 / 4; }
+__device__ __forceinline__ int pair_token(int thread, int i) { return i / 2 * 8 + thread % 4 * 2 + i % 2; }
+template <int BN> __device__ __forceinline__ constexpr int pair_low(int i) { return i / 2 * 4 + i % 2; }
+template <int BN> __device__ __forceinline__ constexpr int pair_high(int i) { return i / 2 * 4 + i % 2 + 2; }
+#endif
 
 /* (r, mean * r) of each of the tile's columns, by `threads` threads. All loads of a batch are under way at once. */
 __device__ __forceinline__ void epilogue_column_factors(float2 *factors, const gemm_problem &p, int first_token,
@@ -52,19 +70,18 @@ template <gemm_epilogue EPILOGUE, int BN> struct epilogue_values {
 template <gemm_epilogue EPILOGUE, int BN>
 __device__ __forceinline__ void epilogue_prepare(epilogue_values<EPILOGUE, BN> &v, const gemm_problem &p,
                                                  int first_feature, int first_token, int thread) {
-    const int warp = thread / 32, lane = thread % 32;
-    const int f_low = first_feature + warp * 16 + lane / 4, f_high = f_low + 8;
+    const int f_low = first_feature + pair_feature(thread), f_high = f_low + 8;
     v.bias_low = p.bias && f_low < p.features ? __ldg(&p.bias[f_low]) : 0.0f;
     v.bias_high = p.bias && f_high < p.features ? __ldg(&p.bias[f_high]) : 0.0f;
     v.center_low = p.center && f_low < p.features ? __ldg(&p.center[f_low]) : 0.0f;
     v.center_high = p.center && f_high < p.features ? __ldg(&p.center[f_high]) : 0.0f;
     if constexpr (EPILOGUE == GEMM_ROPE) {
         /* 16 packed rows are 8 features i and their partners i + head_dim / 2 */
-        const int block16 = (p.first_feature + first_feature) / 16 + warp, blocks = p.head_dim / 16;
-        const int pair = block16 % blocks * 8 + lane / 4;
+        const int block16 = (p.first_feature + f_low) / 16, blocks = p.head_dim / 16;
+        const int pair = block16 % blocks * 8 + f_low % 8;
 #pragma unroll
         for (int i = 0; i < BN / 4; i++) {
-            const int token = first_token + i / 2 * 8 + lane % 4 * 2 + i % 2;
+            const int token = first_token + pair_token(thread, i);
             v.turns[i] = make_float2(1.0f, 0.0f);
             if (token < p.tokens && block16 / blocks <= p.heads)
                 v.turns[i] = __ldg(&p.rope[(size_t)__ldg(&p.positions[token]) * (p.head_dim / 2) + pair]);
@@ -104,45 +121,41 @@ __device__ __forceinline__ void epilogue_fetch_first(epilogue_values<EPILOGUE, B
         epilogue_fetch<EPILOGUE, BN>(v, p, chunk, first_feature, first_token, thread);
 }
 
-/* One 64-feature group: acc[j * 4 + 0..3] is fragment j of BN / 8. */
+/* One 64-feature group; acc[pair_low(i)], acc[pair_high(i)] are pair i of BN / 4. */
 template <gemm_epilogue EPILOGUE, int BN>
 __device__ __forceinline__ void epilogue_group(const float (&acc)[BN / 2], epilogue_values<EPILOGUE, BN> &values,
                                                const gemm_problem &p, int first_feature, int first_token,
                                                const float2 *factors, float *staging, int thread, int barrier) {
-    constexpr int FRAGMENTS = BN / 8;
-    const int warp = thread / 32, lane = thread % 32, g = lane / 4, t = lane % 4;
+    const int feature = pair_feature(thread);
     const int half = EPILOGUE == GEMM_ROPE ? p.head_dim / 2 : 0;
 
 #pragma unroll
-    for (int chunk = 0; chunk < ceil_div(FRAGMENTS, 4); chunk++) {
+    for (int chunk = 0; chunk < ceil_div(BN, EPILOGUE_TOKENS); chunk++) {
         barrier_sync(barrier, 128); /* the last chunk's rows are read */
 #pragma unroll
-        for (int jj = 0; jj < 4; jj++) {
-            const int j = chunk * 4 + jj;
-            if (j < FRAGMENTS) {
-#pragma unroll
-                for (int c = 0; c < 2; c++) {
-                    const int column = j * 8 + 2 * t + c;
-                    const float2 factor = factors[column];
-                    float low = acc[j * 4 + c] * factor.x - factor.y * values.center_low + values.bias_low;
-                    float high = acc[j * 4 + 2 + c] * factor.x - factor.y * values.center_high + values.bias_high;
-                    float *row = staging + (jj * 8 + 2 * t + c) * EPILOGUE_ROW + warp * 16;
-                    if constexpr (EPILOGUE == GEMM_GATED) {
-                        row[g - warp * 8] = gelu_tanh(low) * high;
-                    } else {
-                        if constexpr (EPILOGUE == GEMM_GELU) {
-                            low = gelu_tanh(low);
-                            high = gelu_tanh(high);
-                        }
-                        if constexpr (EPILOGUE == GEMM_ROPE) {
-                            const float2 turn = values.turns[j * 2 + c];
-                            const float a = low * turn.x - high * turn.y;
-                            high = high * turn.x + low * turn.y;
-                            low = a;
-                        }
-                        row[g] = low;
-                        row[g + 8] = high;
+        for (int n = 0; n < EPILOGUE_TOKENS / 4; n++) {
+            const int i = chunk * (EPILOGUE_TOKENS / 4) + n;
+            if (i < BN / 4) {
+                const int column = pair_token(thread, i);
+                const float2 factor = factors[column];
+                float low = acc[pair_low<BN>(i)] * factor.x - factor.y * values.center_low + values.bias_low;
+                float high = acc[pair_high<BN>(i)] * factor.x - factor.y * values.center_high + values.bias_high;
+                float *row = staging + (column - chunk * EPILOGUE_TOKENS) * EPILOGUE_ROW;
+                if constexpr (EPILOGUE == GEMM_GATED) {
+                    row[feature / 16 * 8 + feature % 8] = gelu_tanh(low) * high;
+                } else {
+                    if constexpr (EPILOGUE == GEMM_GELU) {
+                        low = gelu_tanh(low);
+                        high = gelu_tanh(high);
                     }
+                    if constexpr (EPILOGUE == GEMM_ROPE) {
+                        const float2 turn = values.turns[i];
+                        const float a = low * turn.x - high * turn.y;
+                        high = high * turn.x + low * turn.y;
+                        low = a;
+                    }
+                    row[feature] = low;
+                    row[feature + 8] = high;
                 }
             }
         }

@@ -4,6 +4,15 @@
 
 #include <cuda_runtime.h>
 
+#ifdef PI0_HIP
+/* Neither clusters nor overlapping launches are there. */
+template <typename... Parameters>
+static cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared_bytes, int, bool,
+                          cudaStream_t stream, Parameters... arguments) {
+    void *list[] = {&arguments...};
+    return hip_launch((const void *)kernel, grid, dim3(threads), list, shared_bytes, stream);
+}
+#else
 /* dependent: the kernel may start before its predecessor ends (it calls grid_wait); cluster: blocks along x, 1: none.
  */
 template <typename... Parameters>
@@ -28,4 +37,5 @@ static cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, int threads,
     }
     return cudaLaunchKernelEx(&config, kernel, arguments...);
 }
+#endif
 #endif
