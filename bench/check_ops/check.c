@@ -277,6 +277,33 @@ static void test_activated(pair *pair, int rows, int columns, int k, tensor_dtyp
 
 /* ---- attention ---- */
 
+/* The same attention in two calls over panels that are kept: what comes out must not depend on it in the least. */
+static void test_kept_panels(pair *pair, const char *what, const operand *const in[3], const operand *want,
+                             const attention_shape *whole, size_t q_count) {
+    attention_shape shape = *whole;
+    shape.capacity = shape.keys + random_below(40);
+    size_t bytes = ops_attention_panels_bytes(pair->fast, shape.capacity, shape.kv_heads, shape.head_dim);
+    if (!bytes) return;
+    shape.panels = take(bytes);
+    memset(shape.panels, 0xff, bytes); /* NaN where nothing is written */
+    operand *got = take_operand(pair->fast, NULL, q_count);
+    shape.keys = 1 + random_below(whole->keys);
+    uint8_t *first_mask = take((size_t)whole->keys);
+    memset(first_mask, 1, (size_t)whole->keys);
+    shape.key_mask = first_mask;
+    ops_attention(pair->fast, got, in[0], in[1], in[2], &shape);
+    shape.packed = shape.keys;
+    shape.keys = whole->keys;
+    shape.key_mask = whole->key_mask;
+    for (int again = 0; again < 2; again++) {
+        ops_attention(pair->fast, got, in[0], in[1], in[2], &shape);
+        compare_operands(pair, what, got, want, NULL, q_count, 0, 0);
+    }
+    free(first_mask);
+    free(shape.panels);
+    free(got);
+}
+
 static void test_attention(pair *pair, attention_shape shape, int masked, float size) {
     char what[200];
     snprintf(what, sizeof what, "attention %d x %d, %d heads of %d over %d, masked %d, size %g", shape.queries,
@@ -307,6 +334,8 @@ static void test_attention(pair *pair, attention_shape shape, int masked, float 
     double error = 2e-6 * (1 + size * size * sqrt((double)shape.head_dim));
     if (pair->precision == PI0_PRECISION_BF16) error += 0x1p-8; /* probabilities may be rounded too */
     compare_operands(pair, what, out[1], out[0], NULL, q_count, error, error);
+    snprintf(what + strlen(what), sizeof what - strlen(what), ", kept panels");
+    test_kept_panels(pair, what, (const operand *const *)in[1], out[1], &shape, q_count);
     for (int side = 0; side < 2; side++) {
         for (int i = 0; i < 3; i++) free(in[side][i]);
         free(out[side]);

@@ -18,7 +18,7 @@
 #include "cpu/ops.h"
 #include "profile/ceilings.h"
 
-enum { MOST_ROUNDS = 200, PREFIX = 788, VIT_ROWS = 768, LAYERS = 18 };
+enum { MOST_ROUNDS = 200, PREFIX = 788, VIT_ROWS = 768, LAYERS = 18, STEP_KEYS = PREFIX + 100 };
 
 typedef struct settings {
     cpu_isa isa;
@@ -326,10 +326,13 @@ typedef struct expert_layer {
 
 enum { PART_QKV, PART_ATTENTION, PART_O, PART_GATED, PART_DOWN, PART_REST, PART_COUNT };
 
+/* `panels`: of each layer, prefix and state token packed; NULL: not kept. */
 static double run_step(ops *context, const expert_layer *layers, int rows, float *x, float *big, operand *a, operand *b,
-                       double parts[PART_COUNT]) {
+                       float *const panels[LAYERS], double parts[PART_COUNT]) {
     attention_shape shape = {
         .queries = rows, .keys = PREFIX + 1 + rows, .heads = 8, .kv_heads = 1, .head_dim = 256, .scale = 0.0625f};
+    shape.capacity = STEP_KEYS;
+    shape.packed = PREFIX + 1;
     float *q = big, *k = q + rows * 2048, *v = k + rows * 256;
     double begin = now_ms(), last = begin;
     memset(parts, 0, PART_COUNT * sizeof *parts);
@@ -351,6 +354,7 @@ static double run_step(ops *context, const expert_layer *layers, int rows, float
         ops_rope(context, operand_at(context, b, 256 * (PREFIX + 1)), k, x, x, rows, 1, 256);
         ops_to_operand(context, operand_at(context, b, 256 * (PREFIX + 1)), v, (size_t)rows * 256);
         LAP(PART_REST);
+        shape.panels = panels[i];
         ops_attention(context, a, a, b, b, &shape);
         LAP(PART_ATTENTION);
         ops_linear(context, x, a, &layer->o, NULL, rows, true);
@@ -377,6 +381,9 @@ static void time_steps(ops *context, const settings *settings, double rate, doub
     }
     float *x = take_floats(64 * 4096), *big = take_floats(64 * 4096);
     operand *a = take_operand(context, 512 * 4096), *b = take_operand(context, (PREFIX + 100) * 256);
+    float *panels[LAYERS] = {0};
+    size_t panels_bytes = ops_attention_panels_bytes(context, STEP_KEYS, 1, 256);
+    for (int i = 0; i < LAYERS && panels_bytes; i++) panels[i] = take_floats(panels_bytes / sizeof(float));
     ceilings_options options = {.threads = settings->threads, .rows = 64, .columns = 256, .outputs = 256};
     options.read_bytes = (size_t)620 << 20;
     ceilings ceilings = {0};
@@ -392,7 +399,7 @@ static void time_steps(ops *context, const settings *settings, double rate, doub
         double times[MOST_ROUNDS], parts[PART_COUNT], part_times[PART_COUNT][MOST_ROUNDS];
         for (int round = -1; round < settings->rounds; round++) {
             int at = round < 0 ? 0 : round;
-            times[at] = run_step(context, layers, rows, x, big, a, b, parts);
+            times[at] = run_step(context, layers, rows, x, big, a, b, panels, parts);
             for (int part = 0; part < PART_COUNT; part++) part_times[part][at] = parts[part];
         }
         double ms = median(times, settings->rounds), read = gigabytes / ceilings.read_bytes * 1e12;
@@ -405,6 +412,7 @@ static void time_steps(ops *context, const settings *settings, double rate, doub
     for (int i = 0; i < LAYERS; i++) {
         const weight *all[] = {&layers[i].q,    &layers[i].k,  &layers[i].v,   &layers[i].o,
                                &layers[i].gate, &layers[i].up, &layers[i].down};
+        free(panels[i]);
         for (size_t j = 0; j < sizeof all / sizeof *all; j++) free((void *)(uintptr_t)all[j]->data);
     }
     free(x);

@@ -1,8 +1,9 @@
 /*
- * Attention over the float32 kernels. Keys and values are brought into panels once per call, in memory that all
- * threads share. A task is up to ATTENTION_TILES * 14 (or 6) query rows of one kv head; with grouped heads the rows of
- * all heads of the group stand in one list, since they share the panels. The scores of a task's rows against all keys
- * stay in L2, so softmax sees whole rows; its factor 1 / sum goes onto the result.
+ * Attention over the float32 kernels. Keys and values are brought into panels, once per call in memory that all threads
+ * share, or in memory of the caller that keeps those of keys seen before. A task is up to ATTENTION_TILES * 14 (or 6)
+ * query rows of one kv head; with grouped heads the rows of all heads of the group stand in one list, since they share
+ * the panels. The scores of a task's rows against all keys stay in L2, so softmax sees whole rows; its factor 1 / sum
+ * goes onto the result.
  */
 #include "cpu/engine.h"
 #include "cpu/trace.h"
@@ -14,12 +15,18 @@ typedef struct attention_job {
     const operand *q;
     operand *out;
     float *keys, *values; /* panels: [kv head][key panel][head_dim][width], [kv head][column panel][key][width] */
+    int capacity;         /* keys that the panels have place for */
+    int packed;           /* keys whose values are in them; whose keys are, if they fill a panel */
     int width;            /* columns of a panel: 2 * lanes */
     int key_panels, value_columns; /* value_columns: head_dim rounded up to whole vectors */
     int group;                     /* query heads of one kv head */
 } attention_job;
 
 static int key_blocks(int keys) { return (keys + BLOCK_K - 1) / BLOCK_K; }
+static int panel_count(int keys, int width) { return (keys + width - 1) / width; }
+static int value_columns(const ops *context, int head_dim) {
+    return panel_count(head_dim, context->kernels->lanes) * context->kernels->lanes;
+}
 
 size_t attention_scratch_bytes(const ops *context) {
     size_t rows = (size_t)ATTENTION_TILES * MAX_TILE_ROWS;
@@ -33,11 +40,16 @@ size_t attention_shared_bytes(const ops *context) {
     return keys * (2 * (size_t)context->max_kv_columns + heads * MAX_LANES) * sizeof(float);
 }
 
+static float *key_panel(const attention_job *job, int kv_head, int panel) {
+    size_t panels = panel_count(job->capacity, job->width);
+    return job->keys + (kv_head * panels + panel) * job->shape->head_dim * job->width;
+}
+
 static void pack_keys(const ops *context, const attention_job *job, const operand *k, int kv_head, int panel) {
     const attention_shape *shape = job->shape;
     int lanes = context->kernels->lanes;
     size_t stride = (size_t)shape->kv_heads * shape->head_dim;
-    float *to = job->keys + ((size_t)kv_head * job->key_panels + panel) * shape->head_dim * job->width;
+    float *to = key_panel(job, kv_head, panel);
     int width = shape->keys - panel * job->width > lanes ? job->width : lanes;
     for (int half = 0; half * lanes < width; half++) {
         int key = panel * job->width + half * lanes;
@@ -54,15 +66,23 @@ static int value_width(const ops *context, const attention_job *job, int column)
     return job->value_columns - column > context->kernels->lanes ? job->width : context->kernels->lanes;
 }
 
+size_t attention_panels_bytes(const ops *context, int keys, int kv_heads, int head_dim) {
+    if (context->table.attention != attention_run || head_dim > BLOCK_K) return 0;
+    int width = 2 * context->kernels->lanes;
+    size_t key_floats = (size_t)panel_count(keys, width) * width * head_dim;
+    return kv_heads * (key_floats + (size_t)keys * value_columns(context, head_dim)) * sizeof(float);
+}
+
 static void pack_values(const ops *context, const attention_job *job, const operand *v, int kv_head) {
     const attention_shape *shape = job->shape;
     size_t stride = (size_t)shape->kv_heads * shape->head_dim;
-    float *to = job->values + (size_t)kv_head * shape->keys * job->value_columns;
+    float *to = job->values + (size_t)kv_head * job->capacity * job->value_columns;
     for (int column = 0; column < shape->head_dim; column += job->width) {
         int left = shape->head_dim - column, width = value_width(context, job, column);
-        context->kernels->copy_panel(to + (size_t)column * shape->keys, width,
-                                     operand_at(context, v, (size_t)kv_head * shape->head_dim + column),
-                                     context->storage, stride, left < width ? left : width, shape->keys);
+        size_t from = job->packed * stride + (size_t)kv_head * shape->head_dim + column;
+        context->kernels->copy_panel(to + (size_t)column * job->capacity + (size_t)job->packed * width, width,
+                                     operand_at(context, v, from), context->storage, stride,
+                                     left < width ? left : width, shape->keys - job->packed);
     }
 }
 
@@ -80,8 +100,7 @@ static void attend(const ops *context, const attention_job *job, int kv_head, in
     float *queries = (float *)thread_scratch(context);
     float *scores = queries + ATTENTION_TILES * MAX_TILE_ROWS * ROW_STRIDE;
     float *result = scores + tiles * tile_floats;
-    const float *keys = job->keys + (size_t)kv_head * job->key_panels * shape->head_dim * job->width;
-    const float *values = job->values + (size_t)kv_head * shape->keys * job->value_columns;
+    const float *values = job->values + (size_t)kv_head * job->capacity * job->value_columns;
 
     const void *const nothing_ahead[2] = {queries, queries};
 
@@ -94,8 +113,8 @@ static void attend(const ops *context, const attention_job *job, int kv_head, in
         for (int tile = 0; tile < tiles; tile++) {
             int rows = last - first - tile * tile_rows < tile_rows ? last - first - tile * tile_rows : tile_rows;
             kernels->tile(scores + tile * tile_floats + key / BLOCK_K * rows_floats + key % BLOCK_K, ROW_STRIDE,
-                          queries + tile * rows_floats, keys + (size_t)panel * shape->head_dim * job->width,
-                          shape->head_dim, rows, vectors, true, nothing_ahead);
+                          queries + tile * rows_floats, key_panel(job, kv_head, panel), shape->head_dim, rows, vectors,
+                          true, nothing_ahead);
         }
     }
     float factors[ATTENTION_TILES * MAX_TILE_ROWS];
@@ -106,7 +125,7 @@ static void attend(const ops *context, const attention_job *job, int kv_head, in
     }
     for (int column = 0; column < shape->head_dim; column += job->width) {
         int width = value_width(context, job, column), left = shape->head_dim - column;
-        const float *panel = values + (size_t)column * shape->keys;
+        const float *panel = values + (size_t)column * job->capacity;
         for (int tile = 0; tile < tiles; tile++) {
             int begin = first + tile * tile_rows, rows = last - begin < tile_rows ? last - begin : tile_rows;
             for (int key = 0; key < shape->keys; key += BLOCK_K) {
@@ -131,12 +150,17 @@ void attention_run(ops *context, operand *out, const operand *q, const operand *
     }
     attention_job job = {.shape = shape, .q = q, .out = out, .width = 2 * kernels->lanes};
     job.group = shape->heads / shape->kv_heads;
-    job.key_panels = (shape->keys + job.width - 1) / job.width;
-    job.value_columns = (shape->head_dim + kernels->lanes - 1) / kernels->lanes * kernels->lanes;
-    job.values = (float *)(context->scratch + context->threads * context->thread_scratch_bytes);
-    job.keys = job.values + (size_t)shape->kv_heads * shape->keys * job.value_columns;
+    job.key_panels = panel_count(shape->keys, job.width);
+    job.value_columns = value_columns(context, shape->head_dim);
+    job.capacity = shape->panels ? shape->capacity : shape->keys;
+    job.packed = shape->panels ? shape->packed : 0;
+    job.values =
+        shape->panels ? shape->panels : (float *)(context->scratch + context->threads * context->thread_scratch_bytes);
+    job.keys = job.values + (size_t)shape->kv_heads * job.capacity * job.value_columns;
 
-    int rows = shape->queries * job.group, pack_tasks = shape->kv_heads * job.key_panels;
+    /* the panel that the last packed key shares with new ones is made anew */
+    int rows = shape->queries * job.group, full_panels = job.packed / job.width;
+    int new_panels = job.key_panels - full_panels, pack_tasks = shape->kv_heads * new_panels;
     int row_tiles = (rows + kernels->tile_rows - 1) / kernels->tile_rows;
     int tiles = row_tiles * shape->kv_heads / context->threads;
     tiles = tiles < 1 ? 1 : tiles > ATTENTION_TILES ? ATTENTION_TILES : tiles;
@@ -146,7 +170,7 @@ void attention_run(ops *context, operand *out, const operand *q, const operand *
         thread_part_begin(context);
 #pragma omp for schedule(dynamic, 1) nowait
         for (int task = 0; task < pack_tasks; task++)
-            pack_keys(context, &job, k, task / job.key_panels, task % job.key_panels);
+            pack_keys(context, &job, k, task / new_panels, full_panels + task % new_panels);
 #pragma omp for schedule(dynamic, 1)
         for (int kv_head = 0; kv_head < shape->kv_heads; kv_head++) pack_values(context, &job, v, kv_head);
 #pragma omp for schedule(dynamic, 1) nowait

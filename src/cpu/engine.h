@@ -32,6 +32,7 @@ void product_linear_gated(ops *, operand *out, const operand *x, const weight *g
 
 size_t attention_scratch_bytes(const ops *context); /* per thread */
 size_t attention_shared_bytes(const ops *context);
+size_t attention_panels_bytes(const ops *context, int keys, int kv_heads, int head_dim);
 void attention_run(ops *, operand *out, const operand *q, const operand *k, const operand *v,
                    const attention_shape *shape);
 

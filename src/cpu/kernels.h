@@ -34,13 +34,6 @@ typedef struct tile_target {
     operand_storage storage;
 } tile_target;
 
-/* Weights that will be wanted next, at the stride of the present ones: of each few columns the present call fetches
- * those whose index is `part` modulo `parts`; other calls fetch the others. w NULL: nothing. */
-typedef struct skinny_ahead {
-    const void *w;
-    int part, parts;
-} skinny_ahead;
-
 typedef struct kernels {
     int lanes, tile_rows;
     int skinny_rows; /* rows of x per call of skinny, at most SKINNY_MAX_ROWS */
@@ -67,7 +60,7 @@ typedef struct kernels {
     void (*skinny_pack)(float *to, const operand *x, operand_storage storage, size_t first, size_t stride, int rows,
                         int k, tensor_dtype dtype);
     void (*skinny)(float *sums, const float *x, int rows, int k, const void *w, tensor_dtype dtype, size_t stride,
-                   int columns, bool first, const skinny_ahead *ahead);
+                   int columns, bool first);
 
     /* tile[r * tile_stride + n] = sums[n * rows + r]; reads up to lanes past the sums, writes whole vectors of columns
      */

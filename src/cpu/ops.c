@@ -194,6 +194,10 @@ void ops_attention(ops *context, operand *out, const operand *q, const operand *
     TIMED(PI0_OP_ATTENTION, note_attention(context, shape), context->table.attention(context, out, q, k, v, shape));
 }
 
+size_t ops_attention_panels_bytes(const ops *context, int keys, int kv_heads, int head_dim) {
+    return attention_panels_bytes(context, keys, kv_heads, head_dim);
+}
+
 void ops_layer_norm(ops *context, operand *out, const float *x, const float *weight, const float *bias, int rows,
                     int width) {
     TIMED(PI0_OP_NORM, note_rows("layer_norm", rows, width, FLOAT, OPERAND),

@@ -73,7 +73,14 @@ typedef struct attention_shape {
     int queries, keys, heads, kv_heads, head_dim;
     float scale;
     const uint8_t *key_mask;
+    /* For calls that share most of their keys: memory that keeps keys and values in the form the kernels read,
+     * ops_attention_panels_bytes for `capacity` keys. Earlier calls put the first `packed` keys there, this one adds
+     * the others. NULL: nothing is kept. */
+    float *panels;
+    int capacity, packed;
 } attention_shape;
+/* 0 where the context's attention reads keys and values as they are. 64-byte aligned memory is wanted. */
+size_t ops_attention_panels_bytes(const ops *context, int keys, int kv_heads, int head_dim);
 void ops_attention(ops *context, operand *out, const operand *q, const operand *k, const operand *v,
                    const attention_shape *shape);
 

@@ -185,7 +185,7 @@ typedef struct skinny_plan {
 static skinny_plan plan_skinny(const ops *context, const product *p) {
     skinny_plan plan = {.groups = (p->rows + context->kernels->skinny_rows - 1) / context->kernels->skinny_rows};
     plan.group_rows = (p->rows + plan.groups - 1) / plan.groups;
-    int fitting = (int)(context->l1_bytes * 3 / 4 / sizeof(float)) / plan.group_rows;
+    int fitting = (int)(context->l1_bytes / 2 / sizeof(float)) / plan.group_rows;
     int blocks = (p->k + fitting - 1) / fitting;
     plan.block_k = ((p->k + blocks - 1) / blocks + 31) / 32 * 32;
     plan.block_floats = (size_t)plan.group_rows * plan.block_k;
@@ -194,10 +194,8 @@ static skinny_plan plan_skinny(const ops *context, const product *p) {
     return plan;
 }
 
-/* `next`: the range of this thread's next task, without columns if this is its last. Memory is read while the present
- * block is multiplied: the next block of k, or the first of the next task; where gated, up while gate. */
 static void multiply_columns(const ops *context, const product *p, const skinny_plan *plan, const float *x, float *sums,
-                             column_range range, column_range next) {
+                             column_range range) {
     const kernels *kernels = context->kernels;
     size_t sums_floats = (size_t)plan->group_rows * SKINNY_TASK_COLUMNS;
     float *tile = sums + 2 * plan->groups * sums_floats + MAX_LANES;
@@ -205,21 +203,13 @@ static void multiply_columns(const ops *context, const product *p, const skinny_
         int k = p->k - first_k < plan->block_k ? p->k - first_k : plan->block_k;
         for (int half = 0; half <= (int)p->gated; half++) {
             const weight *w = p->w[p->gated ? half : range.segment];
-            skinny_ahead ahead = {.parts = plan->groups};
-            if (half < (int)p->gated)
-                ahead.w = weight_at(p->w[1], range.first, first_k);
-            else if (first_k + k < p->k)
-                ahead.w = weight_at(p->w[p->gated ? 0 : range.segment], range.first, first_k + k);
-            else if (next.columns > 0)
-                ahead.w = weight_at(p->w[next.segment], next.first, 0);
             for (int group = 0; group < plan->groups; group++) {
                 int first_row = group * plan->group_rows;
                 int rows = p->rows - first_row < plan->group_rows ? p->rows - first_row : plan->group_rows;
                 size_t block = (size_t)(first_k / plan->block_k) * plan->groups + group;
-                ahead.part = group;
                 kernels->skinny(sums + (2 * group + half) * sums_floats, x + block * plan->block_floats, rows, k,
                                 weight_at(w, range.first, first_k), w->dtype, (size_t)w->cols, range.columns,
-                                first_k == 0, &ahead);
+                                first_k == 0);
             }
         }
     }
@@ -253,13 +243,11 @@ static void multiply_few_rows(ops *context, const product *p) {
                                      (size_t)p->k, rows, k, p->w[0]->dtype);
             }
         }
-        /* neighbouring tasks for each thread, so that it knows what it will read next */
+        /* neighbouring tasks for each thread: what is fetched beyond the end of one is the beginning of the next */
         int threads = omp_get_num_threads(), thread = omp_get_thread_num();
         int last = (int)((int64_t)tasks * (thread + 1) / threads);
         for (int task = (int)((int64_t)tasks * thread / threads); task < last; task++) {
-            column_range next = {0};
-            if (task + 1 < last) next = piece(p, plan.columns, task + 1);
-            multiply_columns(context, p, &plan, x, sums, piece(p, plan.columns, task), next);
+            multiply_columns(context, p, &plan, x, sums, piece(p, plan.columns, task));
         }
         thread_part_end(context);
     }

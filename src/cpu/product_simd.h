@@ -32,10 +32,33 @@ ALWAYS_INLINE int lanes_left(size_t done, size_t count) { return count - done < 
 
 /* ---- tiles ---- */
 
+/* Keeps the compiler from holding an array in memory: only where every index is a constant from the start it will not.
+ */
+#if defined(__clang__)
+#define UNROLLED _Pragma("unroll")
+#else
+#define UNROLLED _Pragma("GCC unroll 32")
+#endif
+
+/* sums += x rows times one row of the panel */
+ALWAYS_INLINE void tile_step(vec sums[MAX_TILE_ROWS][2], const float *x, const float *panel, const int rows,
+                             const int vectors) {
+    vec columns[2];
+    for (int v = 0; v < vectors; v++) columns[v] = vec_load(panel + v * LANES);
+    _mm_prefetch((const char *)(panel + 16 * LANES), _MM_HINT_T0);
+    UNROLLED
+    for (int r = 0; r < rows; r++) {
+        vec row = vec_all(x[r * ROW_STRIDE]);
+        for (int v = 0; v < vectors; v++) sums[r][v] = vec_fma(row, columns[v], sums[r][v]);
+    }
+}
+
 /* All sums stay in registers: 14 x 2 of 32 with AVX-512, 6 x 2 of 16 with AVX2. rows and vectors are constants. */
 ALWAYS_INLINE void tile_product(float *c, size_t c_stride, const float *x, const float *panel, int k, const int rows,
                                 const int vectors, bool first, const void *const ahead[2]) {
+    enum { STEPS = 4 };
     vec sums[MAX_TILE_ROWS][2];
+    UNROLLED
     for (int r = 0; r < rows; r++) {
         for (int v = 0; v < vectors; v++) {
             /* what is added to comes from L3 at worst: it has the whole of k to arrive */
@@ -43,18 +66,15 @@ ALWAYS_INLINE void tile_product(float *c, size_t c_stride, const float *x, const
             sums[r][v] = vec_zero();
         }
     }
-    const char *next = ahead[0], *after_next = ahead[1];
-    for (int i = 0; i < k; i++) {
-        vec columns[2];
-        for (int v = 0; v < vectors; v++) columns[v] = vec_load(panel + v * LANES);
-        _mm_prefetch((const char *)(panel + 16 * LANES), _MM_HINT_T0);
-        _mm_prefetch((i & 1 ? after_next : next) + (size_t)i * sizeof(float), _MM_HINT_T1);
-        for (int r = 0; r < rows; r++) {
-            vec row = vec_all(x[r * ROW_STRIDE + i]);
-            for (int v = 0; v < vectors; v++) sums[r][v] = vec_fma(row, columns[v], sums[r][v]);
-        }
-        panel += vectors * LANES;
+    int i = 0;
+    for (; i + STEPS <= k; i += STEPS, panel += STEPS * vectors * LANES) {
+        _mm_prefetch((const char *)ahead[i / STEPS & 1] + (size_t)i * sizeof(float), _MM_HINT_T1);
+        UNROLLED
+        for (int step = 0; step < STEPS; step++)
+            tile_step(sums, x + i + step, panel + step * vectors * LANES, rows, vectors);
     }
+    for (; i < k; i++, panel += vectors * LANES) tile_step(sums, x + i, panel, rows, vectors);
+    UNROLLED
     for (int r = 0; r < rows; r++) {
         for (int v = 0; v < vectors; v++) {
             float *to = c + r * c_stride + v * LANES;
@@ -197,54 +217,70 @@ static void skinny_spread(float *tile, size_t tile_stride, const float *sums, in
     }
 }
 
-/* The even or odd elements (v 0, 1) of 2 * LANES bf16, or the first or second vector of 2 * LANES float32. */
-ALWAYS_INLINE vec weight_vector(const void *w, const bool halves, size_t index, const int v) {
-    if (!halves) return vec_load((const float *)w + index + v * LANES);
-    veci pairs = veci_load((const bf16 *)w + index);
-    return v == 0 ? vec_even(pairs) : vec_odd(pairs);
+/* Keeps the compiler from loading a value anew for each use: loads are what few rows run out of first. */
+#define IN_REGISTER(value) __asm__("" : "+v"(value))
+
+/* 2 * LANES elements of a weight row, `count` of them there. The pairs of bf16 need widening. */
+typedef struct weight_pair {
+    vec low, high;
+} weight_pair;
+
+ALWAYS_INLINE weight_pair load_weights(const void *w, const bool halves, int count) {
+    weight_pair pair;
+    if (halves) {
+        pair.low = pair.high =
+            vec_from_bits(count == 2 * LANES ? veci_load(w) : veci_load_halves((const bf16 *)w, count));
+    } else {
+        pair.low = get(OPERAND_F32, w, 0, count < LANES ? count : LANES);
+        pair.high = count > LANES ? get(OPERAND_F32, w, LANES, count - LANES) : vec_zero();
+    }
+    return pair;
 }
 
-/* partial[c * rows + r] += x[r] * w[c] over 2 * LANES elements. */
-ALWAYS_INLINE void skinny_step(vec *partial, const float *x, const void *w, size_t w_stride, const int rows,
-                               const int columns, const bool halves) {
+/* partial[c * rows + r] += x[r] * w[c] over 2 * LANES elements: the even ones of bf16, then the odd ones; or the first
+ * LANES of float32, then the others. */
+ALWAYS_INLINE void skinny_step(vec *partial, const float *x, const char *w, size_t w_stride, const int rows,
+                               const int columns, const bool halves, int count) {
+    weight_pair weights[8];
+    for (int c = 0; c < columns; c++) weights[c] = load_weights(w + c * w_stride, halves, count);
     for (int v = 0; v < 2; v++) {
-        vec weights[8];
-        for (int c = 0; c < columns; c++) weights[c] = weight_vector(w, halves, c * w_stride, v);
+        vec factors[8];
+        for (int c = 0; c < columns; c++) {
+            vec own = v == 0 ? weights[c].low : weights[c].high;
+            factors[c] = !halves ? own : v == 0 ? vec_even(vec_bits(own)) : vec_odd(vec_bits(own));
+        }
+        UNROLLED
         for (int r = 0; r < rows; r++) {
             vec row = vec_load(x + (2 * r + v) * LANES);
-            for (int c = 0; c < columns; c++) partial[c * rows + r] = vec_fma(row, weights[c], partial[c * rows + r]);
+            IN_REGISTER(row);
+            UNROLLED
+            for (int c = 0; c < columns; c++) partial[c * rows + r] = vec_fma(row, factors[c], partial[c * rows + r]);
         }
     }
 }
 
 /* sums[columns * rows] of a few columns; each sum is a vector over k until the end. rows, columns, halves constant.
- * Meanwhile fetches those rows of the matrix `ahead` that are this part's turn into L2. */
+ * Weights are asked for ROWS_AHEAD matrix rows before they are wanted: many more at once would take the line buffers
+ * that x needs. */
+enum { ROWS_AHEAD = 8 };
 ALWAYS_INLINE void skinny_columns(float *sums, const float *x, int k, const void *w, size_t stride, const int rows,
-                                  const int columns, const bool halves, bool first, const skinny_ahead *ahead,
-                                  int column) {
+                                  const int columns, const bool halves, bool first) {
     const size_t bytes = halves ? sizeof(bf16) : sizeof(float);
     vec partial[SKINNY_SUMS];
-    int whole = k / (2 * LANES) * (2 * LANES);
     const char *from = w;
-    const char *fetch[8];
-    for (int c = 0; c < columns; c++)
-        fetch[c] = ahead->w && c % ahead->parts == ahead->part
-                       ? (const char *)ahead->w + (size_t)(column + c) * stride * bytes
-                       : (const char *)x; /* in L1 anyway */
+    size_t row_bytes = stride * bytes;
+    UNROLLED
     for (int s = 0; s < rows * columns; s++) partial[s] = vec_zero();
-    for (int i = 0; i < whole; i += 2 * LANES, from += 2 * LANES * bytes) {
+    int i = 0;
+    for (; i + 2 * LANES <= k; i += 2 * LANES, from += 2 * LANES * bytes) {
         for (int c = 0; c < columns; c++) {
-            _mm_prefetch(from + (c + columns) * stride * bytes, _MM_HINT_T0);
-            _mm_prefetch(fetch[c] + i * bytes, _MM_HINT_T1);
+            _mm_prefetch(from + (c + columns) * row_bytes, _MM_HINT_T0);
+            _mm_prefetch(from + (c + ROWS_AHEAD) * row_bytes, _MM_HINT_T1);
         }
-        skinny_step(partial, x + (size_t)i * rows, from, stride, rows, columns, halves);
+        skinny_step(partial, x + (size_t)i * rows, from, row_bytes, rows, columns, halves, 2 * LANES);
     }
-    if (whole < k) {
-        float rest[8 * 2 * LANES] = {0};
-        for (int c = 0; c < columns; c++)
-            memcpy((char *)rest + c * 2 * LANES * bytes, from + c * stride * bytes, (size_t)(k - whole) * bytes);
-        skinny_step(partial, x + (size_t)whole * rows, rest, 2 * LANES, rows, columns, halves);
-    }
+    if (i < k) skinny_step(partial, x + (size_t)i * rows, from, row_bytes, rows, columns, halves, k - i);
+    UNROLLED
     for (int s = 0; s < rows * columns; s += LANES) {
         const int count = rows * columns - s < LANES ? rows * columns - s : LANES;
         vec totals = vec_sums(partial + s, count);
@@ -255,26 +291,26 @@ ALWAYS_INLINE void skinny_columns(float *sums, const float *x, int k, const void
 
 /* As many columns at once as sums and weights fit into registers; the rest one by one. */
 ALWAYS_INLINE void skinny_rows(float *sums, const float *x, int k, const void *w, size_t stride, int columns,
-                               const int rows, const bool halves, bool first, const skinny_ahead *ahead) {
+                               const int rows, const bool halves, bool first) {
     const int fitting = (SKINNY_SUMS - 1) / rows > 0 ? (SKINNY_SUMS - 1) / rows : 1,
               at_once = fitting > 8 ? 8 : fitting;
     const size_t bytes = halves ? sizeof(bf16) : sizeof(float);
     int column = 0;
     for (; column + at_once <= columns; column += at_once)
         skinny_columns(sums + column * rows, x, k, (const char *)w + column * stride * bytes, stride, rows, at_once,
-                       halves, first, ahead, column);
+                       halves, first);
     for (; column < columns; column++)
         skinny_columns(sums + column * rows, x, k, (const char *)w + column * stride * bytes, stride, rows, 1, halves,
-                       first, ahead, column);
+                       first);
 }
 
 #define SKINNY(n)                                                                                                      \
     static void skinny_##n(float *sums, const float *x, int k, const void *w, tensor_dtype dtype, size_t stride,       \
-                           int columns, bool first, const skinny_ahead *ahead) {                                       \
+                           int columns, bool first) {                                                                  \
         if (dtype == DTYPE_BF16)                                                                                       \
-            skinny_rows(sums, x, k, w, stride, columns, n, true, first, ahead);                                        \
+            skinny_rows(sums, x, k, w, stride, columns, n, true, first);                                               \
         else                                                                                                           \
-            skinny_rows(sums, x, k, w, stride, columns, n, false, first, ahead);                                       \
+            skinny_rows(sums, x, k, w, stride, columns, n, false, first);                                              \
     }
 SKINNY(1)
 SKINNY(2)
@@ -282,24 +318,18 @@ SKINNY(3)
 SKINNY(4)
 SKINNY(5)
 SKINNY(6)
-#if !defined(__AVX512F__)
 SKINNY(7)
 SKINNY(8)
 SKINNY(9)
 SKINNY(10)
 SKINNY(11)
 SKINNY(12)
-#endif
 
 static void skinny(float *sums, const float *x, int rows, int k, const void *w, tensor_dtype dtype, size_t stride,
-                   int columns, bool first, const skinny_ahead *ahead) {
-    static void (*const by_rows[])(float *, const float *, int, const void *, tensor_dtype, size_t, int, bool,
-                                   const skinny_ahead *) = {
+                   int columns, bool first) {
+    static void (*const by_rows[])(float *, const float *, int, const void *, tensor_dtype, size_t, int, bool) = {
         skinny_1, skinny_2, skinny_3, skinny_4,  skinny_5,  skinny_6,
-#if !defined(__AVX512F__)
         skinny_7, skinny_8, skinny_9, skinny_10, skinny_11, skinny_12,
-#endif
-
     };
-    by_rows[rows - 1](sums, x, k, w, dtype, stride, columns, first, ahead);
+    by_rows[rows - 1](sums, x, k, w, dtype, stride, columns, first);
 }

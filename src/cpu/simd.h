@@ -13,7 +13,7 @@
 #if defined(__AVX512F__)
 
 /* SKINNY_ROWS_AT_ONCE: with more rows fewer columns fit into registers, and the loads of x become the bound */
-enum { LANES = 16, TILE_ROWS = 14, SKINNY_SUMS = 25, SKINNY_ROWS_AT_ONCE = 6 };
+enum { LANES = 16, TILE_ROWS = 14, SKINNY_SUMS = 25, SKINNY_ROWS_AT_ONCE = 12 };
 typedef __m512 vec;
 typedef __m512i veci;
 typedef __mmask16 vecm;
@@ -142,7 +142,7 @@ static inline void vec_transpose(vec r[LANES]) {
 
 #else
 
-enum { LANES = 8, TILE_ROWS = 6, SKINNY_SUMS = 12, SKINNY_ROWS_AT_ONCE = 12 };
+enum { LANES = 8, TILE_ROWS = 6, SKINNY_SUMS = 13, SKINNY_ROWS_AT_ONCE = 6 };
 typedef __m256 vec;
 typedef __m256i veci;
 

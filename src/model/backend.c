@@ -234,9 +234,17 @@ static void take_buffers(arena *a, backend_session *s, const model_config *c) {
     kv_cache *caches = arena_take(a, batch, sizeof *caches);
     s->key_masks = arena_take(a, batch * capacity, 1);
     size_t cache_bytes = ops_operand_bytes(s->ops, (size_t)c->language.layers * capacity * head_dim);
+    size_t panels = ops_attention_panels_bytes(s->ops, s->capacity, 1, c->language.head_dim);
+    panels = (panels + 63) / 64 * 64 / sizeof(float);
     for (size_t n = 0; n < batch; n++) {
         operand *keys = arena_take(a, cache_bytes, 1), *values = arena_take(a, cache_bytes, 1);
-        if (caches) caches[n] = (kv_cache){.keys = keys, .values = values, .capacity = s->capacity};
+        float *kept = arena_take(a, (size_t)c->language.layers * panels, sizeof(float));
+        if (caches)
+            caches[n] = (kv_cache){.keys = keys,
+                                   .values = values,
+                                   .capacity = s->capacity,
+                                   .panels = panels ? kept : NULL,
+                                   .panels_floats = panels};
     }
     s->caches = caches;
 

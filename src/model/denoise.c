@@ -149,6 +149,13 @@ static void expert_forward(ops *ops, const model_weights *weights, const denoise
                                      .head_dim = c->head_dim,
                                      .scale = 1.0f / sqrtf((float)c->head_dim),
                                      .key_mask = cache->key_mask};
+            if (cache->panels) {
+                /* the first pass of an inference packs the prefix, which all later ones find packed */
+                bool first_pass = step == 0 && first == 0;
+                shape.panels = cache->panels + (size_t)l * cache->panels_floats;
+                shape.capacity = cache->capacity;
+                shape.packed = first_pass ? 0 : cache->prefix + first;
+            }
             size_t query = row * (size_t)query_width;
             ops_attention(ops, operand_at(ops, g->attention, query), operand_at(ops, g->q_in, query), keys, values,
                           &shape);

@@ -47,6 +47,8 @@ typedef struct kv_cache {
     int prefix;              /* rows of the prefix */
     int next_position;       /* position of the first suffix token: number of valid prefix tokens */
     const uint8_t *key_mask; /* uint8 [capacity], 0: not to be attended; NULL: all count */
+    float *panels;           /* [layers][panels_floats]: for the denoising steps; NULL: none are kept */
+    size_t panels_floats;
 } kv_cache;
 
 /* Scratch for `rows` tokens of one Gemma; D: width, Q: heads * head_dim, F: mlp. */
