@@ -76,7 +76,13 @@ typedef struct suffix_attention_problem {
     int heads, head_dim, slots, first_slot, horizon, batch, action_rows;
     int state_rows; /* 1 in the first step of pi0 */
     float scale;
+    /* Where blocks do not form clusters, those that share the keys meet in memory: [(row tile, head)][blocks] of
+     * SUFFIX_PART floats, and a zero for each (left zero). NULL: clusters. */
+    float *partial;
+    unsigned *ticket;
 } suffix_attention_problem;
+
+enum { SUFFIX_MOST_BLOCKS = 16, SUFFIX_PART = 16 * 256 + 32 };
 
 /* Between steps: final norm, action_out_proj, Euler step, and the first product of the next step. */
 typedef struct heads_problem {
@@ -149,7 +155,8 @@ cudaError_t denoise_setup(void);
 /* tiles: 8-feature tiles per block (1, 2, 4 or 8). */
 cudaError_t skinny_launch(skinny_epilogue epilogue, int tiles, const skinny_problem *problem, bool dependent,
                           cudaStream_t stream);
-/* split: blocks per cluster (1, 2, 4, 8; 16 on Hopper); keys: most keys in the prefix of one observation. */
+/* split: blocks that share the keys of a head: a cluster (1, 2, 4, 8; 16 on Hopper), or up to SUFFIX_MOST_BLOCKS with
+ * `partial`. */
 cudaError_t suffix_attention_launch(int split, const suffix_attention_problem *problem, bool dependent,
                                     cudaStream_t stream);
 cudaError_t heads_launch(const heads_problem *problem, bool dependent, cudaStream_t stream);

@@ -8,9 +8,9 @@
  *   grid     x: cluster of blocks that share the keys, y: head, z: observation * row tiles of 16      block 256 threads
  *   before   the predecessor ends: its share of the prefix's keys and values (they do not change over the steps)
  *   scores   warps take a tile of keys each; softmax by 16 threads a row; values: warps share the columns
- *   combine  each block of the cluster finishes head_dim / cluster columns from everyone's partial sums
- *   bytes    per head all keys and values from L2 (0.8 MB)
- *   bound    latency: five exchanges through shared memory, two cluster barriers
+ *   combine  each block of the cluster finishes head_dim / cluster columns from everyone's partial sums; where there
+ * are no clusters these go through memory, and the block that ends last finishes all columns bytes    per head all keys
+ * and values from L2 (0.8 MB) bound    latency: five exchanges through shared memory, two cluster barriers
  */
 template <int HEAD_DIM, int KEYS> struct suffix_layout {
     static constexpr int ROW = HEAD_DIM * 2; /* bytes of a key */
@@ -23,6 +23,50 @@ template <int HEAD_DIM, int KEYS> struct suffix_layout {
 };
 
 enum { THREADS = 256, WARPS = THREADS / WARP_LANES };
+
+/*
+ * This block's sums to memory; the last block of the head adds up everyone's in order and hands each value to `finish`.
+ * out [16][out_stride], top and sum [16], scratch [16 * SUFFIX_MOST_BLOCKS]: shared memory.
+ */
+template <int HEAD_DIM, typename F>
+__device__ __forceinline__ void join_through_memory(const suffix_attention_problem &p, const float *out, int out_stride,
+                                                    const float *top, const float *sum, float *scratch, int thread,
+                                                    F finish) {
+    __shared__ bool last;
+    const int split = gridDim.x, unit = blockIdx.z * gridDim.y + blockIdx.y;
+    float *parts = p.partial + (size_t)unit * split * SUFFIX_PART, *mine = parts + blockIdx.x * SUFFIX_PART;
+    for (int i = thread; i < 16 * HEAD_DIM; i += THREADS)
+        __stcg(mine + i, out[i / HEAD_DIM * out_stride + i % HEAD_DIM]);
+    if (thread < 16) {
+        __stcg(mine + 16 * HEAD_DIM + thread, top[thread]);
+        __stcg(mine + 16 * HEAD_DIM + 16 + thread, sum[thread]);
+    }
+    __threadfence();
+    __syncthreads();
+    if (thread == 0) last = atomicAdd(&p.ticket[unit], 1) == (unsigned)split - 1;
+    __syncthreads();
+    if (!last) return;
+    __threadfence();
+    if (thread == 0) p.ticket[unit] = 0;
+    for (int i = thread; i < 16 * split; i += THREADS) {
+        const float *of_row = parts + 16 * HEAD_DIM + i % 16;
+        float level = -INFINITY, all = 0.0f;
+        for (int r = 0; r < split; r++) level = fmaxf(level, __ldcg(of_row + r * SUFFIX_PART));
+        for (int r = 0; r < split; r++)
+            all += exp2f(__ldcg(of_row + r * SUFFIX_PART) - level) * __ldcg(of_row + r * SUFFIX_PART + 16);
+        scratch[i] = exp2f(__ldcg(of_row + i / 16 * SUFFIX_PART) - level) / all;
+    }
+    __syncthreads();
+    for (int i = thread; i < 16 * HEAD_DIM; i += THREADS) {
+        float v[SUFFIX_MOST_BLOCKS], value = 0.0f;
+#pragma unroll
+        for (int r = 0; r < SUFFIX_MOST_BLOCKS; r++) v[r] = r < split ? __ldcg(parts + r * SUFFIX_PART + i) : 0.0f;
+#pragma unroll
+        for (int r = 0; r < SUFFIX_MOST_BLOCKS; r++)
+            if (r < split) value += v[r] * scratch[r * 16 + i / HEAD_DIM];
+        finish(i / HEAD_DIM, i % HEAD_DIM, value);
+    }
+}
 
 template <int HEAD_DIM, int KEYS>
 __global__ void __launch_bounds__(THREADS) suffix_attention_kernel(const __grid_constant__ suffix_attention_problem p) {
@@ -185,6 +229,15 @@ __global__ void __launch_bounds__(THREADS) suffix_attention_kernel(const __grid_
         for (int e = 0; e < MATRIX_VALUES; e++)
             out[matrix_row(lane, matrix_slot(e)) * layout::OUT + n * 16 + matrix_spread<GROUP>(matrix_column(lane, e)) +
                 i % GROUP] = acc[i].v[e];
+    }
+    if (p.partial) {
+        __syncthreads();
+        join_through_memory<HEAD_DIM>(
+            p, out, layout::OUT, row_top, row_sum, scores, thread, [&](int row, int d, float v) {
+                if (tile * 16 + row < rows)
+                    p.out[operand_offset(row_id(tile * 16 + row), head * HEAD_DIM + d, p.out_k)] = __float2bfloat16(v);
+            });
+        return;
     }
 #ifdef PI0_SM90
     if (split > 1)
@@ -392,14 +445,15 @@ extern "C" cudaError_t denoise_setup(void) {
 extern "C" cudaError_t suffix_attention_launch(int split, const suffix_attention_problem *p, bool dependent,
                                                cudaStream_t stream) {
     dim3 grid(split, p->heads, p->batch * ceil_div(p->horizon + p->state_rows, 16));
-    if (p->head_dim == 256 && split == 8)
+    const int cluster = p->partial ? 1 : split;
+    if (p->head_dim == 256 && cluster == 8)
         return launch(suffix_attention_kernel<256, KEYS_MANY>, grid, THREADS, suffix_layout<256, KEYS_MANY>::BYTES,
-                      split, dependent, stream, *p);
+                      cluster, dependent, stream, *p);
     if (p->head_dim == 256)
-        return launch(suffix_attention_kernel<256, KEYS_FEW>, grid, THREADS, suffix_layout<256, KEYS_FEW>::BYTES, split,
-                      dependent, stream, *p);
+        return launch(suffix_attention_kernel<256, KEYS_FEW>, grid, THREADS, suffix_layout<256, KEYS_FEW>::BYTES,
+                      cluster, dependent, stream, *p);
     if (p->head_dim == 16)
-        return launch(suffix_attention_kernel<16, KEYS_FEW>, grid, THREADS, suffix_layout<16, KEYS_FEW>::BYTES, split,
+        return launch(suffix_attention_kernel<16, KEYS_FEW>, grid, THREADS, suffix_layout<16, KEYS_FEW>::BYTES, cluster,
                       dependent, stream, *p);
     return cudaErrorNotSupported;
 }

@@ -78,8 +78,8 @@ enum { GEMM_TICKETS = 4096 };
 
 /* Which kernel runs a problem: an index into the table of gemm_hopper.cu, or the portable one. */
 typedef struct gemm_choice {
-    int variant; /* -1: portable */
-    int split;   /* 1 or 2 pieces of k */
+    int variant; /* -1: portable, its tiles chosen at launch; -2 - i: portable variant i */
+    int split;   /* pieces of k: 1 or 2, portable up to 4 */
 } gemm_choice;
 
 typedef struct gemm_plan {

@@ -6,8 +6,7 @@
 #include <stdio.h>
 
 #include "gemm_hopper.cuh"
-
-cudaError_t gemm_portable_launch(gemm_epilogue epilogue, const gemm_problem *p, bool dependent, cudaStream_t stream);
+#include "gemm_portable.h"
 
 typedef struct gemm_variant {
     gemm_epilogue epilogue;
@@ -68,8 +67,10 @@ extern "C" int gemm_variant_count(gemm_epilogue epilogue) {
 
 extern "C" void gemm_variant_text(gemm_epilogue epilogue, int variant, char *text, size_t size) {
     const gemm_variant *v = variant_find(epilogue, variant);
-    if (!v)
+    if (!v && variant == -1)
         snprintf(text, size, "portable");
+    else if (!v)
+        gemm_portable_text(-2 - variant, text, size);
     else
         snprintf(text, size, "%dx%dx%d%s%s", v->bm, v->bn, v->bk, v->ping_pong ? " ping-pong" : "",
                  v->share == SHARE_WEIGHTS ? " weights shared"
@@ -159,6 +160,7 @@ extern "C" cudaError_t gemm_plan_make(gemm_plan *plan, gemm_epilogue epilogue, c
     const gemm_variant *v = variant_find(epilogue, choice.variant);
     plan->problem = *problem;
     plan->choice = choice;
+    plan->grid = multiprocessors;
     if (!v) return cudaSuccess;
     plan->k_blocks = ceil_div(problem->k, v->bk);
     plan->tiles_m = tiles_m_of(v, problem->features);
@@ -177,7 +179,9 @@ extern "C" cudaError_t gemm_plan_make(gemm_plan *plan, gemm_epilogue epilogue, c
 
 extern "C" cudaError_t gemm_launch(gemm_epilogue epilogue, const gemm_plan *plan, bool dependent, cudaStream_t stream) {
     const gemm_variant *v = variant_find(epilogue, plan->choice.variant);
-    if (!v) return gemm_portable_launch(epilogue, &plan->problem, dependent, stream);
+    if (!v)
+        return gemm_portable_launch(epilogue, &plan->problem, -2 - plan->choice.variant, plan->choice.split, plan->grid,
+                                    dependent, stream);
     gemm_geometry geometry = {plan->tiles_m, plan->tiles_n, plan->band, plan->k_blocks, plan->choice.split};
     cudaLaunchAttribute attributes[2];
     cudaLaunchConfig_t config = {};

@@ -1,89 +1,274 @@
 /*
  * The portable product: mma.sync fed by cp.async, sm_80 and later. Same interface and epilogues as gemm_hopper.cuh.
  *
- *   grid   x: tiles of 64 features, y: tiles of 128 tokens          block 4 warps, 16 features x 128 tokens each
- *   memory three stages of 32 k-values of both operands, rows of 64 bytes, 16-byte pieces swizzled; epilogue staging
- *          over the stages
- *   bytes  (64 + 128) * 64 per 32 k-values from L2; weights once from memory        FLOPs 2 * features * tokens * k
- *   bound  tensor cores at mma.sync's rate
+ *   block  WIDE groups of four warps side by side, each GROUPS * 64 features x BN tokens; a warp holds 16 features of
+ * each of the 64, so that the accumulators lie as the epilogue wants them, and multiplies GROUPS * 16 x BN at a time
+ *   grid   x: tiles, a band of 16 token tiles after the other, tokens first within a band: weights come from memory
+ * once a band; z: pieces of k, whose sums meet in `partial`; the block that ends last adds them up in order memory
+ * STAGES stages of 32 k-values of both operands, rows of 64 bytes, 16-byte pieces swizzled; epilogue staging over the
+ * stages bytes  (features + tokens of a tile) * 64 per 32 k-values from L2; weights once from memory a band FLOPs  2 *
+ * features * tokens * k       bound  tensor cores at mma.sync's rate (0.6 of wgmma's on Hopper)
  */
+#include <stdio.h>
+
 #include "gemm_epilogue.cuh"
+#include "gemm_portable.h"
 #include "launch.cuh"
 
-enum { BM = 64, BN = 128, BK = 64, STAGES = 3, ROW = BK * 2 };
-enum { STAGE_BYTES = (BM + BN) * ROW };
-enum { SHARED_BYTES = STAGES * STAGE_BYTES + BN * 8 };
+enum { BK = 32, ROW = BK * 2, CHUNKS = BK / 8, BAND = 16 };
 
-template <gemm_epilogue EPILOGUE>
-__global__ void __launch_bounds__(128) gemm_portable(const __grid_constant__ gemm_problem p, int k_blocks) {
-    extern __shared__ __align__(128) uint8_t shared_raw[];
-    float2 *factors = (float2 *)(shared_raw + STAGES * STAGE_BYTES);
-    const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
-    const int first_feature = blockIdx.x * BM, first_token = blockIdx.y * BN;
-    const uint32_t memory = shared_address(shared_raw);
-    auto at = [](int row, int c) { return row * ROW + (c ^ (row & 7)) * 16; };
-    auto load = [&](int block) {
-        const uint32_t stage = memory + block % STAGES * STAGE_BYTES;
-        for (int i = thread; i < (BM + BN) * 8; i += 128) {
-            const int row = i / 8, c = i % 8, k = block * BK + c * 8;
-            const bool weights = row < BM;
-            const int index = weights ? first_feature + row : first_token + row - BM;
-            const bool valid = k < p.k && index < (weights ? p.features : p.tokens);
-            const bf16 *from = weights ? p.weights + (size_t)(p.first_feature + index) * p.weights_stride + k
-                                       : p.input + (size_t)index * p.input_stride + k;
-            copy_async_16(stage + at(row, c), valid ? from : p.weights, valid);
-        }
-    };
-    grid_launch_next();
-    grid_wait();
-    epilogue_values<EPILOGUE, BN> values;
-    epilogue_prepare<EPILOGUE, BN>(values, p, first_feature, first_token, thread);
-    float acc[BN / 2];
+template <int WIDE, int GROUPS, int BN, int STAGES> struct portable_tile {
+    static constexpr int THREADS = WIDE * 128, FEATURES = GROUPS * 64, TOKENS = WIDE * BN;
+    static constexpr int STAGE_BYTES = (FEATURES + TOKENS) * ROW;
+    static constexpr int FACTORS_AT = round_up(WIDE * EPILOGUE_STAGING_BYTES, 128);
+    static constexpr int EPILOGUE_BYTES = FACTORS_AT + TOKENS * 8;
+    static constexpr int SHARED_BYTES = STAGES * STAGE_BYTES > EPILOGUE_BYTES ? STAGES *STAGE_BYTES : EPILOGUE_BYTES;
+};
+
+/* Where piece `c` of 8 k-values of a row lies: eight neighbouring rows' pieces fill all banks. */
+__device__ __forceinline__ int piece_at(int row, int c) { return row * ROW + (c ^ (row >> 1 & 3)) * 16; }
+
+/* Adds up what the blocks of a tile have, in the order of their pieces of k; true for the block that goes on. */
+template <int COUNT>
+__device__ __forceinline__ bool join_pieces(float (&acc)[COUNT], const gemm_problem &p, int tile, int tiles, int thread,
+                                            int threads) {
+    __shared__ bool last;
+    const int pieces = gridDim.z, mine = blockIdx.z;
+    float4 *partial = (float4 *)p.partial + thread;
+    auto at = [&](int piece, int i) { return ((size_t)(piece * tiles + tile) * (COUNT / 4) + i) * threads; };
 #pragma unroll
-    for (int i = 0; i < BN / 2; i++) acc[i] = 0.0f;
-    for (int b = 0; b < STAGES - 1; b++) {
-        if (b < k_blocks) load(b);
-        copy_async_commit();
-    }
-    for (int b = 0; b < k_blocks; b++) {
-        copy_async_wait<STAGES - 2>();
-        __syncthreads();
-        if (b + STAGES - 1 < k_blocks) load(b + STAGES - 1);
-        copy_async_commit();
-        const uint32_t stage = memory + b % STAGES * STAGE_BYTES;
-#pragma unroll
-        for (int k = 0; k < BK / 16; k++) {
-            uint32_t a[4];
-            load_matrix_4(a, stage + at(warp * 16 + lane % 16, k * 2 + lane / 16));
-#pragma unroll
-            for (int j = 0; j < BN / 8; j += 2) {
-                uint32_t w[4];
-                load_matrix_4(w, stage + at(BM + j * 8 + lane / 16 * 8 + lane % 8, k * 2 + lane / 8 % 2));
-                mma_bf16(*(float(*)[4])(acc + j * 4), a, w[0], w[1]);
-                mma_bf16(*(float(*)[4])(acc + j * 4 + 4), a, w[2], w[3]);
-            }
-        }
-    }
-    epilogue_fetch_first<EPILOGUE, BN>(values, p, first_feature, first_token, thread);
-    copy_async_wait<0>();
+    for (int i = 0; i < COUNT / 4; i++)
+        __stcg(partial + at(mine, i), make_float4(acc[i * 4], acc[i * 4 + 1], acc[i * 4 + 2], acc[i * 4 + 3]));
+    __threadfence();
     __syncthreads();
-    epilogue_column_factors(factors, p, first_token, BN, thread, 128);
-    epilogue_group<EPILOGUE, BN>(acc, values, p, first_feature, first_token, factors, (float *)shared_raw, thread, 1);
+    if (thread == 0) last = atomicAdd(&p.ticket[tile], 1) == (unsigned)pieces - 1;
+    __syncthreads();
+    if (!last) return false;
+    __threadfence();
+    if (thread == 0) p.ticket[tile] = 0;
+#pragma unroll
+    for (int i = 0; i < COUNT / 4; i++) {
+        float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        for (int piece = 0; piece < pieces; piece++) {
+            const float4 own = make_float4(acc[i * 4], acc[i * 4 + 1], acc[i * 4 + 2], acc[i * 4 + 3]);
+            const float4 v = piece == mine ? own : __ldcg(partial + at(piece, i));
+            sum = make_float4(sum.x + v.x, sum.y + v.y, sum.z + v.z, sum.w + v.w);
+        }
+        acc[i * 4] = sum.x;
+        acc[i * 4 + 1] = sum.y;
+        acc[i * 4 + 2] = sum.z;
+        acc[i * 4 + 3] = sum.w;
+    }
+    return true;
 }
 
-static void (*const kernels[GEMM_EPILOGUES])(gemm_problem, int) = {gemm_portable<GEMM_STORE>, gemm_portable<GEMM_GELU>,
-                                                                   gemm_portable<GEMM_GATED>, gemm_portable<GEMM_ROPE>,
-                                                                   gemm_portable<GEMM_RESIDUAL>};
+template <gemm_epilogue EPILOGUE, int WIDE, int GROUPS, int BN, int STAGES, int BLOCKS>
+__global__ void __launch_bounds__(WIDE * 128, BLOCKS)
+    gemm_portable(const __grid_constant__ gemm_problem p, int tiles_m, int tiles_n, int k_blocks) {
+    using tile = portable_tile<WIDE, GROUPS, BN, STAGES>;
+    constexpr int STEPS = BK / 16, PAIRS = BN / 16;
+    extern __shared__ __align__(128) uint8_t shared_raw[];
+    const int thread = threadIdx.x, group = thread / 128, warp = thread / 32 % 4, lane = thread % 32;
+    const int band = blockIdx.x / (BAND * tiles_m), in_band = blockIdx.x % (BAND * tiles_m);
+    const int width = min(BAND, tiles_n - band * BAND);
+    const int first_feature = in_band / width * tile::FEATURES;
+    const int first_token = (band * BAND + in_band % width) * tile::TOKENS;
+    /* this block's piece of k */
+    const int share = ceil_div(k_blocks, gridDim.z), first_block = blockIdx.z * share;
+    const int blocks = min(share, k_blocks - first_block);
+
+    const uint32_t memory = shared_address(shared_raw);
+    constexpr int ROWS_AT_ONCE = tile::THREADS / CHUNKS;
+    const int copy_row = thread / CHUNKS, copy_piece = thread % CHUNKS;
+    const uint32_t copy_to = memory + piece_at(copy_row, copy_piece); /* rows at once: a multiple of 8 */
+    const bf16 *weights = p.weights + (size_t)(p.first_feature + first_feature + copy_row) * p.weights_stride;
+    const bf16 *input = p.input + (size_t)(first_token + copy_row) * p.input_stride;
+    auto load = [&](int block) {
+        if (block < blocks) {
+            const uint32_t stage = copy_to + block % STAGES * tile::STAGE_BYTES;
+            const int k = (first_block + block) * BK + copy_piece * 8;
+#pragma unroll
+            for (int i = 0; i < ceil_div(tile::FEATURES, ROWS_AT_ONCE); i++) {
+                const int row = i * ROWS_AT_ONCE + copy_row;
+                if (tile::FEATURES % ROWS_AT_ONCE && row >= tile::FEATURES) break;
+                const bool valid = k < p.k && first_feature + row < p.features;
+                copy_async_16(stage + i * ROWS_AT_ONCE * ROW,
+                              valid ? weights + (size_t)(i * ROWS_AT_ONCE) * p.weights_stride + k : p.weights, valid);
+            }
+#pragma unroll
+            for (int i = 0; i < ceil_div(tile::TOKENS, ROWS_AT_ONCE); i++) {
+                const int row = i * ROWS_AT_ONCE + copy_row;
+                if (tile::TOKENS % ROWS_AT_ONCE && row >= tile::TOKENS) break;
+                const bool valid = k < p.k && first_token + row < p.tokens;
+                copy_async_16(stage + (tile::FEATURES + i * ROWS_AT_ONCE) * ROW,
+                              valid ? input + (size_t)(i * ROWS_AT_ONCE) * p.input_stride + k : p.weights, valid);
+            }
+        }
+        copy_async_commit();
+    };
+    /* fragments: 16 features of each of the groups; 16 tokens */
+    const uint32_t a_row = memory + (warp * 16 + lane % 16) * ROW,
+                   b_row = memory + (tile::FEATURES + group * BN + lane / 16 * 8 + lane % 8) * ROW;
+    const int twist = lane % 8 >> 1;
+    auto load_a = [&](uint32_t(&a)[GROUPS][4], int slot, int step) {
+        const uint32_t from = a_row + slot * tile::STAGE_BYTES + ((step * 2 + lane / 16) ^ twist) * 16;
+#pragma unroll
+        for (int g = 0; g < GROUPS; g++) load_matrix_4(a[g], from + g * 64 * ROW);
+    };
+    auto load_b = [&](uint32_t(&b)[4], int slot, int step, int pair) {
+        load_matrix_4(b, b_row + slot * tile::STAGE_BYTES + pair * 16 * ROW + ((step * 2 + lane / 8 % 2) ^ twist) * 16);
+    };
+
+    float acc[GROUPS][BN / 2];
+#pragma unroll
+    for (int g = 0; g < GROUPS; g++)
+#pragma unroll
+        for (int i = 0; i < BN / 2; i++) acc[g][i] = 0.0f;
+    grid_launch_next();
+    grid_wait();
+    for (int b = 0; b < STAGES; b++) load(b);
+    copy_async_wait<STAGES - 1>();
+    __syncthreads();
+    uint32_t a[2][GROUPS][4], b[2][4];
+    load_a(a[0], 0, 0);
+    load_b(b[0], 0, 0, 0);
+    int slot = 0;
+    for (int block = 0; block < blocks; block++) {
+        const int next_slot = slot + 1 == STAGES ? 0 : slot + 1;
+#pragma unroll
+        for (int step = 0; step < STEPS; step++)
+#pragma unroll
+            for (int pair = 0; pair < PAIRS; pair++) {
+                const int now = (step * PAIRS + pair) % 2;
+                /* what comes next is on its way while this pair of token tiles is multiplied */
+                if (pair + 1 < PAIRS) {
+                    load_b(b[1 - now], slot, step, pair + 1);
+                } else if (step + 1 < STEPS) {
+                    load_b(b[1 - now], slot, step + 1, 0);
+                } else {
+                    copy_async_wait<STAGES - 2>();
+                    __syncthreads(); /* the next stage is there, and nobody reads this one any more */
+                    load(block + STAGES);
+                    load_a(a[(step + 1) % 2], next_slot, 0);
+                    load_b(b[1 - now], next_slot, 0, 0);
+                }
+                if (pair == 0 && step + 1 < STEPS) load_a(a[(step + 1) % 2], slot, step + 1);
+#pragma unroll
+                for (int g = 0; g < GROUPS; g++) {
+                    mma_bf16(*(float(*)[4])(acc[g] + pair * 8), a[step % 2][g], b[now][0], b[now][1]);
+                    mma_bf16(*(float(*)[4])(acc[g] + pair * 8 + 4), a[step % 2][g], b[now][2], b[now][3]);
+                }
+            }
+        slot = next_slot;
+    }
+    copy_async_wait<0>();
+    __syncthreads();
+    if (EPILOGUE == GEMM_RESIDUAL && gridDim.z > 1 &&
+        !join_pieces(*(float(*)[GROUPS * BN / 2]) & acc, p, blockIdx.x, gridDim.x, thread, tile::THREADS))
+        return;
+    float *staging = (float *)(shared_raw + group * EPILOGUE_STAGING_BYTES);
+    float2 *factors = (float2 *)(shared_raw + tile::FACTORS_AT);
+    epilogue_column_factors(factors, p, first_token, tile::TOKENS, thread, tile::THREADS);
+    __syncthreads();
+#pragma unroll
+    for (int g = 0; g < GROUPS; g++) {
+        const int feature = first_feature + g * 64, token = first_token + group * BN;
+        if (feature >= p.features || token >= p.tokens) break;
+        epilogue_values<EPILOGUE, BN> values;
+        epilogue_prepare<EPILOGUE, BN>(values, p, feature, token, thread % 128);
+        epilogue_fetch_first<EPILOGUE, BN>(values, p, feature, token, thread % 128);
+        epilogue_group<EPILOGUE, BN>(acc[g], values, p, feature, token, factors + group * BN, staging, thread % 128,
+                                     1 + group);
+    }
+}
+
+typedef void (*portable_kernel)(gemm_problem, int, int, int);
+
+typedef struct portable_variant {
+    int features, tokens, threads, shared_bytes;
+    int resident;        /* blocks a multiprocessor holds */
+    double full, single; /* products a clock and multiprocessor, with all of them and with one */
+    portable_kernel kernels[GEMM_EPILOGUES];
+} portable_variant;
+
+#define VARIANT(wide, groups, bn, stages, blocks, full, single)                                                        \
+    {                                                                                                                  \
+        groups * 64, wide *bn, wide * 128, portable_tile<wide, groups, bn, stages>::SHARED_BYTES, blocks, full,        \
+            single, {                                                                                                  \
+            gemm_portable<GEMM_STORE, wide, groups, bn, stages, blocks>,                                               \
+                gemm_portable<GEMM_GELU, wide, groups, bn, stages, blocks>,                                            \
+                gemm_portable<GEMM_GATED, wide, groups, bn, stages, blocks>,                                           \
+                gemm_portable<GEMM_ROPE, wide, groups, bn, stages, blocks>,                                            \
+                gemm_portable<GEMM_RESIDUAL, wide, groups, bn, stages, blocks>                                         \
+        }                                                                                                              \
+    }
+
+/* Rates are measured (docs/performance.md): only their ratios matter. */
+static const portable_variant variants[] = {
+    VARIANT(2, 4, 80, 3, 1, 1100, 1100),
+    VARIANT(1, 2, 128, 4, 2, 1000, 700),
+    VARIANT(1, 2, 64, 4, 3, 900, 500),
+};
+enum { VARIANTS = sizeof variants / sizeof *variants, MOST_PIECES = 4, LEAST_PIECE = 512 };
+
+extern "C" int gemm_portable_variants(void) { return VARIANTS; }
+
+extern "C" void gemm_portable_text(int variant, char *text, size_t size) {
+    const portable_variant *v = &variants[variant];
+    snprintf(text, size, "mma.sync %dx%d", v->features, v->tokens);
+}
+
+static int tiles_of(const portable_variant *v, const gemm_problem *p) {
+    return ceil_div(p->features, v->features) * ceil_div(p->tokens, v->tokens);
+}
+
+extern "C" bool gemm_portable_fits(gemm_epilogue epilogue, const gemm_problem *p, int variant, int split) {
+    const portable_variant *v = &variants[variant];
+    if (split == 1) return true;
+    const int tiles = tiles_of(v, p), k_blocks = ceil_div(p->k, BK), share = ceil_div(k_blocks, split);
+    return epilogue == GEMM_RESIDUAL && p->partial && p->ticket && tiles <= GEMM_TICKETS && share * BK >= LEAST_PIECE &&
+           (split - 1) * share < k_blocks &&
+           (size_t)tiles * split * v->features * v->tokens * sizeof(float) <= gemm_partial_bytes();
+}
+
+/* Clocks, roughly: the busiest multiprocessor's tiles, and what a block and a join cost besides. */
+static double estimate(const portable_variant *v, const gemm_problem *p, int split, int multiprocessors) {
+    const int units = tiles_of(v, p) * split, each = ceil_div(units, multiprocessors);
+    const double products = (double)v->features * v->tokens * ceil_div(ceil_div(p->k, BK), split) * BK;
+    const double rate = each >= v->resident
+                            ? v->full
+                            : v->single + (v->full - v->single) * (each - 1) / (v->resident > 1 ? v->resident - 1 : 1);
+    const double rounds = ceil_div(each, v->resident);
+    return each * products / rate + 4000 * rounds + (split > 1 ? 3000 + 1000 * split : 0);
+}
+
+static void choose(gemm_epilogue epilogue, const gemm_problem *p, int multiprocessors, int *variant, int *split) {
+    double least = 1e300;
+    for (int i = 0; i < VARIANTS; i++)
+        for (int pieces = 1; pieces <= MOST_PIECES; pieces++) {
+            if (!gemm_portable_fits(epilogue, p, i, pieces)) continue;
+            const double time = estimate(&variants[i], p, pieces, multiprocessors);
+            if (time >= least) continue;
+            least = time;
+            *variant = i;
+            *split = pieces;
+        }
+}
 
 extern "C" cudaError_t gemm_portable_setup(void) {
     cudaError_t status = cudaSuccess;
-    for (int i = 0; i < GEMM_EPILOGUES && status == cudaSuccess; i++)
-        status =
-            cudaFuncSetAttribute((const void *)kernels[i], cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED_BYTES);
+    for (int i = 0; i < VARIANTS; i++)
+        for (int e = 0; e < GEMM_EPILOGUES && status == cudaSuccess; e++)
+            status = cudaFuncSetAttribute((const void *)variants[i].kernels[e],
+                                          cudaFuncAttributeMaxDynamicSharedMemorySize, variants[i].shared_bytes);
     return status;
 }
 
-cudaError_t gemm_portable_launch(gemm_epilogue epilogue, const gemm_problem *p, bool dependent, cudaStream_t stream) {
-    return launch(kernels[epilogue], dim3(ceil_div(p->features, BM), ceil_div(p->tokens, BN)), 128, SHARED_BYTES, 1,
-                  dependent, stream, *p, ceil_div(p->k, BK));
+extern "C" cudaError_t gemm_portable_launch(gemm_epilogue epilogue, const gemm_problem *p, int variant, int split,
+                                            int multiprocessors, bool dependent, cudaStream_t stream) {
+    if (variant < 0) choose(epilogue, p, multiprocessors, &variant, &split);
+    const portable_variant *v = &variants[variant];
+    const int tiles_m = ceil_div(p->features, v->features), tiles_n = ceil_div(p->tokens, v->tokens);
+    return launch(v->kernels[epilogue], dim3(tiles_m * tiles_n, 1, split), v->threads, v->shared_bytes, 1, dependent,
+                  stream, *p, tiles_m, tiles_n, ceil_div(p->k, BK));
 }

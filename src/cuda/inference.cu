@@ -346,6 +346,22 @@ static norm_vectors norm_at(const backend_session *s, const float *gain, int ind
     return {m, m + 2 * width};
 }
 
+/* Blocks that share the keys of a head: a cluster, or as many as the device has room for, each with 64 keys or more. */
+static int suffix_split(const sequence *q, suffix_attention_problem *a) {
+    const backend_session *s = q->s;
+    if (s->engine->hopper) return s->attention_split;
+    const int units = a->heads * a->batch * ((a->horizon + a->state_rows + 15) / 16);
+    const int keys = q->key->longest + s->slots, most = keys / 48;
+    int split = s->engine->multiprocessors / units;
+    if (split > most) split = most;
+    if (split > SUFFIX_MOST_BLOCKS) split = SUFFIX_MOST_BLOCKS;
+    if (split < 2 || (size_t)units * split * SUFFIX_PART * sizeof(float) > gemm_partial_bytes() || units > GEMM_TICKETS)
+        return 1;
+    a->partial = s->partial;
+    a->ticket = s->ticket;
+    return split;
+}
+
 static void run_step(sequence *q, int step) {
     backend_session *s = q->s;
     const backend_engine *e = s->engine;
@@ -432,7 +448,8 @@ static void run_step(sequence *q, int step) {
         a.action_rows = action_rows;
         a.state_rows = state_rows;
         a.scale = 1.0f / sqrtf((float)c->head_dim);
-        LAUNCH(q, PI0_OP_ATTENTION, suffix_attention_launch(s->attention_split, &a, dependent, s->stream));
+        const int split = suffix_split(q, &a);
+        LAUNCH(q, PI0_OP_ATTENTION, suffix_attention_launch(split, &a, dependent, s->stream));
 
         p = base;
         p.stats = NULL;

@@ -17,6 +17,7 @@
 
 #include "cuda/attention.h"
 #include "cuda/gemm.h"
+#include "cuda/gemm_portable.h"
 
 #define MUST(call)                                                                                                     \
     do {                                                                                                               \
@@ -199,17 +200,18 @@ static void product(const product_case &c, bool compare, bool time) {
     };
 
     const gemm_choice chosen = gemm_choose(c.epilogue, &p, multiprocessors);
-    for (int variant = -1; variant < gemm_variant_count(c.epilogue); variant++)
-        for (int split = 1; split <= 2; split++) {
+    for (int variant = -1 - gemm_portable_variants(); variant < gemm_variant_count(c.epilogue); variant++)
+        for (int split = 1; split <= (variant < -1 ? 4 : 2); split++) {
             char text[64], label[80];
             gemm_variant_text(c.epilogue, variant, text, sizeof text);
-            snprintf(label, sizeof label, "%s%s%s", text, split > 1 ? " split" : "",
+            snprintf(label, sizeof label, "%s%s%.0d%s", text, split > 1 ? " split " : "", split > 1 ? split : 0,
                      chosen.variant == variant && chosen.split == split ? " *" : "");
             gemm_plan plan;
             gemm_choice choice = {variant, split};
-            if (split > 1 && (c.epilogue != GEMM_RESIDUAL || variant < 0 || c.k < 512)) continue;
+            if (variant < -1 && !gemm_portable_fits(c.epilogue, &p, -2 - variant, split)) continue;
+            if (split > 1 && (c.epilogue != GEMM_RESIDUAL || variant == -1 || c.k < 512)) continue;
             MUST(gemm_plan_make(&plan, c.epilogue, &p, choice, multiprocessors, encode));
-            if (split > 1 && plan.tiles_m * plan.tiles_n * 2 > multiprocessors) continue;
+            if (split > 1 && variant >= 0 && plan.tiles_m * plan.tiles_n * 2 > multiprocessors) continue;
             if (compare) {
                 fill(x, 1.0f);
                 const std::vector<float> before = x.host;
@@ -271,7 +273,7 @@ static void product(const product_case &c, bool compare, bool time) {
                 report(what, label, written ? result.error() : INFINITY, c.epilogue == GEMM_RESIDUAL ? 3e-5 : 4e-3);
                 if (c.epilogue == GEMM_RESIDUAL) report(what, "operand, row sums", sums.error(), 3e-3);
             }
-            if (time && c.features >= 1024 && c.tokens > 1 && variant >= 0) {
+            if (time && c.features >= 1024 && c.tokens > 1) {
                 std::vector<gemm_plan> plans(copies);
                 for (int i = 0; i < copies; i++) {
                     p.weights = weights.device + (size_t)i * c.features * c.k;
