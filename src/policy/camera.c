@@ -64,16 +64,25 @@ pi0_status camera_read(camera_image *image, const value *v, const char *key, cam
     axes axes = {0};
     TRY(find_axes(&axes, v, key, layout, error));
     *image = (camera_image){.height = axes.height, .width = axes.width, .pixels = v->array.data};
-    if (v->array.kind == 'u' && !axes.planes) return PI0_OK;
+    image->planes = v->array.kind == 'u' && axes.planes;
+    if (v->array.kind == 'u') return PI0_OK;
 
     size_t bytes = (size_t)axes.height * (size_t)axes.width * 3;
     uint8_t *pixels = memory_allocate(bytes);
     if (!pixels) return error_memory(error, bytes, key);
-    if (v->array.kind == 'u')
-        image_interleave(pixels, v->array.data, axes.height, axes.width);
-    else
-        convert_floats(pixels, &v->array, &axes);
+    convert_floats(pixels, &v->array, &axes);
     image->pixels = image->memory = pixels;
+    return PI0_OK;
+}
+
+pi0_status camera_interleave(camera_image *image, const char *key, pi0_error *error) {
+    if (!image->planes) return PI0_OK;
+    size_t bytes = (size_t)image->height * (size_t)image->width * 3;
+    uint8_t *pixels = memory_allocate(bytes);
+    if (!pixels) return error_memory(error, bytes, key);
+    image_interleave(pixels, image->pixels, image->height, image->width);
+    image->pixels = image->memory = pixels;
+    image->planes = false;
     return PI0_OK;
 }
 

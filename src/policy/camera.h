@@ -1,6 +1,6 @@
 /*
- * A camera image of a request to uint8 [height, width, 3], as openpi's robot transforms do it: axes swapped where the
- * channels come first, float images in [0, 1] times 255 in their own precision and truncated.
+ * A camera image of a request to uint8, as openpi's robot transforms do it: float images in [0, 1] times 255 in their
+ * own precision and truncated. Where the channels come first, the resize swaps the axes, of fewer pixels then.
  */
 #ifndef PI0_POLICY_CAMERA_H
 #define PI0_POLICY_CAMERA_H
@@ -16,12 +16,15 @@ typedef enum camera_layout {
 
 typedef struct camera_image {
     int height, width;
-    const uint8_t *pixels; /* uint8 [height, width, 3]: inside the request, or `memory` */
+    const uint8_t *pixels; /* uint8 [height, width, 3], or [3, height, width]: inside the request, or `memory` */
+    bool planes;           /* the latter */
     void *memory;
 } camera_image;
 
 /* `key` stands in errors. On success release with camera_release; on failure there is nothing to release. */
 pi0_status camera_read(camera_image *image, const value *v, const char *key, camera_layout layout, pi0_error *error);
+/* Makes an image of planes one of pixels. The image is the caller's to release all the same when this fails. */
+pi0_status camera_interleave(camera_image *image, const char *key, pi0_error *error);
 void camera_release(camera_image *image);
 
 /* Refuses what camera_read would refuse, without converting. */

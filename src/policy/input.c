@@ -71,16 +71,22 @@ void input_look(const pi0_input *input, input_view *view) {
     memcpy(view->float_images, observation.float_images, sizeof view->float_images);
 }
 
+/* The image resized into its slot. */
+static pi0_status place_image(pi0_input *input, int slot, camera_image *camera, const char *key, pi0_error *error) {
+    size_t offset = (size_t)slot * image_values(input);
+    int size = input->image_size, height = camera->height, width = camera->width;
+    if (input->pixels && camera->planes)
+        return resize_planes_with_pad(input->pixels + offset, size, camera->pixels, height, width, error);
+    TRY(camera_interleave(camera, key, error));
+    if (input->pixels) return resize_with_pad(input->pixels + offset, size, camera->pixels, height, width, error);
+    return resize_with_pad_torch(input->floats + offset, size, camera->pixels, height, width, error);
+}
+
 pi0_status input_set_image(pi0_input *input, int slot, const value *image, const char *key, camera_layout layout,
                            pi0_error *error) {
     camera_image camera;
     TRY(camera_read(&camera, image, key, layout, error));
-    size_t offset = (size_t)slot * image_values(input);
-    int size = input->image_size;
-    pi0_status status =
-        input->pixels
-            ? resize_with_pad(input->pixels + offset, size, camera.pixels, camera.height, camera.width, error)
-            : resize_with_pad_torch(input->floats + offset, size, camera.pixels, camera.height, camera.width, error);
+    pi0_status status = place_image(input, slot, &camera, key, error);
     camera_release(&camera);
     if (status != PI0_OK) return error_prefix(error, status, "image '%.200s'", key);
     input->image_mask[slot] = true;

@@ -1,22 +1,13 @@
 /*
  * The two resizes of spec/model.md: Pillow's BILINEAR, which is an antialiased triangle filter in 22-bit fixed point,
  * rounded to uint8 after the horizontal and again after the vertical pass; and torch's plain bilinear in float32.
- *
- * Integer sums have no order, so the AVX2 variant of a pass gives the plain one's bytes: it only splits each weight
- * into two halves of 16 bits that the multiply-add instruction takes.
  */
 #include "policy/resize.h"
 
-#include <math.h>
 #include <string.h>
 
-#include "base/memory.h"
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
-enum { FRACTION_BITS = 22, HALF_BITS = 12, GROUP = 4 };
+#include "policy/image.h"
+#include "policy/resize_passes.h"
 
 pi0_status resize_fit(resize_box *box, int size, int height, int width, pi0_error *error) {
     if (height < 1 || width < 1)
@@ -37,263 +28,106 @@ pi0_status resize_fit(resize_box *box, int size, int height, int width, pi0_erro
     return PI0_OK;
 }
 
-/* ---- the weights of one pass ---- */
-
-/* Output i reads input start[i] .. start[i]+taps-1 with weights whole[i*taps ..]; those beyond its window are 0. */
-typedef struct filter {
-    int outputs, taps; /* taps: a multiple of GROUP */
-    int *start;        /* [outputs] */
-    int32_t *whole;    /* [outputs, taps] 22-bit fixed point */
-    int16_t *low;      /* [outputs, taps] whole mod 2^12 */
-    int16_t *high;     /* [outputs, taps] whole / 2^12: at most 2^10 */
-} filter;
-
-/* Most inputs an output reads, rounded up to whole groups. */
-static int filter_taps(int inputs, int outputs) {
-    double scale = (double)inputs / outputs;
-    int taps = 2 * (int)ceil(scale > 1 ? scale : 1) + 1;
-    return (taps + GROUP - 1) / GROUP * GROUP;
-}
-
-static void filter_layout(filter *f, arena *memory, int inputs, int outputs) {
-    f->outputs = outputs;
-    f->taps = filter_taps(inputs, outputs);
-    size_t weights = (size_t)outputs * (size_t)f->taps;
-    f->start = arena_take(memory, (size_t)outputs, sizeof *f->start);
-    f->whole = arena_take(memory, weights, sizeof *f->whole);
-    f->low = arena_take(memory, weights, sizeof *f->low);
-    f->high = arena_take(memory, weights, sizeof *f->high);
-}
-
-/* Pillow's precompute_coeffs in its order of double operations. */
-static void filter_fill(filter *f, int inputs) {
-    double scale = (double)inputs / f->outputs, support = scale > 1 ? scale : 1, inverse = 1 / support;
-    for (int i = 0; i < f->outputs; i++) {
-        double centre = (i + 0.5) * scale, sum = 0;
-        int first = (int)(centre - support + 0.5), end = (int)(centre + support + 0.5);
-        if (first < 0) first = 0;
-        if (end > inputs) end = inputs;
-        for (int j = first; j < end; j++) {
-            double distance = fabs((j - centre + 0.5) * inverse);
-            sum += distance < 1 ? 1 - distance : 0;
-        }
-        f->start[i] = first;
-        for (int tap = 0; tap < f->taps; tap++) {
-            double distance = fabs((first + tap - centre + 0.5) * inverse);
-            double weight = first + tap < end && distance < 1 ? (1 - distance) / sum : 0;
-            int32_t fixed = (int32_t)(weight * (1 << FRACTION_BITS) + 0.5);
-            size_t at = (size_t)i * (size_t)f->taps + (size_t)tap;
-            f->whole[at] = fixed;
-            f->low[at] = (int16_t)(fixed & ((1 << HALF_BITS) - 1));
-            f->high[at] = (int16_t)(fixed >> HALF_BITS);
-        }
-    }
-}
-
-static inline uint8_t fixed_to_byte(int32_t sum) {
-    int32_t value = (sum + (1 << (FRACTION_BITS - 1))) >> FRACTION_BITS;
-    return (uint8_t)(value < 0 ? 0 : value > 255 ? 255 : value);
-}
-
-/* ---- passes over rows of RGB pixels ---- */
-
-/* One row: out [f->outputs, 3]; in [inputs, 3]. */
-static void horizontal_row(uint8_t *out, const uint8_t *in, int inputs, const filter *f) {
-    for (int i = 0; i < f->outputs; i++) {
-        const int32_t *weights = f->whole + (size_t)i * (size_t)f->taps;
-        const uint8_t *pixel = in + 3 * (size_t)f->start[i];
-        int taps = inputs - f->start[i] < f->taps ? inputs - f->start[i] : f->taps;
-        int32_t red = 0, green = 0, blue = 0;
-        for (int tap = 0; tap < taps; tap++, pixel += 3) {
-            red += weights[tap] * pixel[0];
-            green += weights[tap] * pixel[1];
-            blue += weights[tap] * pixel[2];
-        }
-        out[3 * i] = fixed_to_byte(red);
-        out[3 * i + 1] = fixed_to_byte(green);
-        out[3 * i + 2] = fixed_to_byte(blue);
-    }
-}
-
-/* Two rows of in, which follow each other; out_stride bytes lie between those of out. */
-static void horizontal_plain(uint8_t *out, size_t out_stride, const uint8_t *in, int inputs, const filter *f) {
-    horizontal_row(out, in, inputs, f);
-    horizontal_row(out + out_stride, in + 3 * (size_t)inputs, inputs, f);
-}
-
-/* out: [bytes]; rows: [>= taps][stride], of which row `tap` has weights[tap]; taps leaves out rows past the image. */
-static inline void vertical_bytes(uint8_t *out, const uint8_t *rows, size_t stride, int first, int end,
-                                  const int32_t *weights, int taps) {
-    for (int x = first; x < end; x++) {
-        int32_t sum = 0;
-        for (int tap = 0; tap < taps; tap++) sum += weights[tap] * rows[(size_t)tap * stride + (size_t)x];
-        out[x] = fixed_to_byte(sum);
-    }
-}
-
-static void vertical_plain(uint8_t *out, const uint8_t *rows, size_t stride, int bytes, const filter *f, int i,
-                           int taps) {
-    vertical_bytes(out, rows, stride, 0, bytes, f->whole + (size_t)i * (size_t)f->taps, taps);
-}
-
-#if defined(__x86_64__)
-#define AVX2 __attribute__((target("avx2")))
-
-/* (high << 12 + low + half) >> 22 per 32-bit lane. */
-AVX2 static inline __m256i join_halves(__m256i high, __m256i low) {
-    __m256i sum = _mm256_add_epi32(_mm256_slli_epi32(high, HALF_BITS), low);
-    return _mm256_srai_epi32(_mm256_add_epi32(sum, _mm256_set1_epi32(1 << (FRACTION_BITS - 1))), FRACTION_BITS);
-}
-
-/* The 12 bytes of four pixels, of fewer at a row's end, which is not read past. */
-AVX2 static inline __m256i load_pixels(const uint8_t *pixel, int pixels_left) {
-    if (3 * pixels_left >= 16) return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)pixel));
-    uint8_t rest[16] = {0};
-    memcpy(rest, pixel, 3 * (size_t)pixels_left);
-    return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)rest));
-}
-
-/* Adds the upper half (pixels 2 and 3) to the lower, for two rows in one go: row a's sums, then row b's. */
-AVX2 static inline __m256i fold_pixels(__m256i a, __m256i b) {
-    return _mm256_add_epi32(_mm256_permute2x128_si256(a, b, 0x20), _mm256_permute2x128_si256(a, b, 0x31));
-}
-
-/*
- * Two rows at a time, which share the weights; of each, four pixels at a time: their 12 bytes become 16-bit pairs of
- * one channel, (r0 r1) (g0 g1) (b0 b1) - in the lower half and the same of pixels 2 and 3 in the upper, so that a
- * multiply-add leaves one sum per channel.
- */
-AVX2 static void horizontal_avx2(uint8_t *out, size_t out_stride, const uint8_t *in, int inputs, const filter *f) {
-    const __m256i pairs = _mm256_setr_epi8(0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1, /* pixels 0, 1 */
-                                           6, -1, 9, -1, 7, -1, 10, -1, 8, -1, 11, -1, -1, -1, -1, -1);
-    const __m256i spread = _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1);
-    const uint8_t *in_b = in + 3 * (size_t)inputs;
-    for (int i = 0; i < f->outputs; i++) {
-        const int16_t *low = f->low + (size_t)i * (size_t)f->taps, *high = f->high + (size_t)i * (size_t)f->taps;
-        __m256i low_a = _mm256_setzero_si256(), low_b = low_a, high_a = low_a, high_b = low_a;
-        for (int tap = 0; tap < f->taps && f->start[i] + tap < inputs; tap += GROUP) {
-            int at = f->start[i] + tap;
-            __m256i a = _mm256_shuffle_epi8(load_pixels(in + 3 * (size_t)at, inputs - at), pairs);
-            __m256i b = _mm256_shuffle_epi8(load_pixels(in_b + 3 * (size_t)at, inputs - at), pairs);
-            __m256i low_weights = _mm256_castsi128_si256(_mm_loadl_epi64((const __m128i *)(low + tap)));
-            __m256i high_weights = _mm256_castsi128_si256(_mm_loadl_epi64((const __m128i *)(high + tap)));
-            low_weights = _mm256_permutevar8x32_epi32(low_weights, spread);
-            high_weights = _mm256_permutevar8x32_epi32(high_weights, spread);
-            low_a = _mm256_add_epi32(low_a, _mm256_madd_epi16(a, low_weights));
-            low_b = _mm256_add_epi32(low_b, _mm256_madd_epi16(b, low_weights));
-            high_a = _mm256_add_epi32(high_a, _mm256_madd_epi16(a, high_weights));
-            high_b = _mm256_add_epi32(high_b, _mm256_madd_epi16(b, high_weights));
-        }
-        __m256i rounded = join_halves(fold_pixels(high_a, high_b), fold_pixels(low_a, low_b));
-        rounded = _mm256_packs_epi32(rounded, rounded);
-        rounded = _mm256_packus_epi16(rounded, rounded);
-        int32_t pixel_a = _mm256_extract_epi32(rounded, 0), pixel_b = _mm256_extract_epi32(rounded, 4);
-        memcpy(out + 3 * (size_t)i, &pixel_a, 3);
-        memcpy(out + out_stride + 3 * (size_t)i, &pixel_b, 3);
-    }
-}
-
-/* Two rows at a time, 16 bytes of each: interleaved to 16-bit pairs for the multiply-add. */
-AVX2 static void vertical_avx2(uint8_t *out, const uint8_t *rows, size_t stride, int bytes, const filter *f, int i,
-                               int taps) {
-    const int16_t *low = f->low + (size_t)i * (size_t)f->taps, *high = f->high + (size_t)i * (size_t)f->taps;
-    int x = 0;
-    for (; x + 16 <= bytes; x += 16) {
-        __m256i low_first = _mm256_setzero_si256(), low_second = low_first;
-        __m256i high_first = low_first, high_second = low_first;
-        for (int tap = 0; tap < taps; tap += 2) {
-            const uint8_t *row = rows + (size_t)tap * stride + (size_t)x;
-            __m128i even = _mm_loadu_si128((const __m128i *)row);
-            __m128i odd = tap + 1 < taps ? _mm_loadu_si128((const __m128i *)(row + stride)) : _mm_setzero_si128();
-            __m256i first = _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(even, odd));
-            __m256i second = _mm256_cvtepu8_epi16(_mm_unpackhi_epi8(even, odd));
-            int32_t low_pair, high_pair; /* both rows' weights: there is a whole group of them */
-            memcpy(&low_pair, low + tap, sizeof low_pair);
-            memcpy(&high_pair, high + tap, sizeof high_pair);
-            __m256i low_weights = _mm256_set1_epi32(low_pair), high_weights = _mm256_set1_epi32(high_pair);
-            low_first = _mm256_add_epi32(low_first, _mm256_madd_epi16(first, low_weights));
-            low_second = _mm256_add_epi32(low_second, _mm256_madd_epi16(second, low_weights));
-            high_first = _mm256_add_epi32(high_first, _mm256_madd_epi16(first, high_weights));
-            high_second = _mm256_add_epi32(high_second, _mm256_madd_epi16(second, high_weights));
-        }
-        __m256i words = _mm256_packs_epi32(join_halves(high_first, low_first), join_halves(high_second, low_second));
-        words = _mm256_permute4x64_epi64(words, 0xd8); /* packing works within halves: back into order */
-        _mm_storeu_si128((__m128i *)(out + x),
-                         _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
-    }
-    vertical_bytes(out, rows, stride, x, bytes, f->whole + (size_t)i * (size_t)f->taps, taps);
-}
-#endif
-
-typedef struct passes {
-    void (*horizontal)(uint8_t *out, size_t out_stride, const uint8_t *in, int inputs, const filter *f);
-    void (*vertical)(uint8_t *out, const uint8_t *rows, size_t stride, int bytes, const filter *f, int i, int taps);
-} passes;
-
-static passes passes_pick(resize_isa isa) {
-#if defined(__x86_64__)
-    if (isa == RESIZE_AUTO && __builtin_cpu_supports("avx2")) return (passes){horizontal_avx2, vertical_avx2};
-#else
-    (void)isa;
-#endif
-    return (passes){horizontal_plain, vertical_plain};
-}
-
 /* ---- openpi's resize ---- */
+
+typedef struct source {
+    const uint8_t *pixels; /* [height, width, 3], planes: [3, height, width] */
+    int height, width;
+    bool planes;
+} source;
+
+typedef struct plan {
+    resize_box box;
+    bool across, down; /* Pillow leaves out a pass that changes nothing */
+    bool wide;         /* across by way of the lanes */
+    filter horizontal, vertical;
+    lanes lanes;
+    uint8_t *pixels;   /* [height, width, 3] of planes, where no pass takes them as they are */
+    uint8_t *narrowed; /* [height, 3 * box.width] between the passes; wide planes: of each row red, green, blue */
+    uint8_t *row;      /* [3 * box.width] the same of one row of the result */
+    arena memory;
+} plan;
+
+static pi0_status plan_take(plan *p, const source *from, resize_isa isa, pi0_error *error) {
+    size_t row_bytes = 3 * (size_t)p->box.width, area = (size_t)from->height * (size_t)from->width;
+    p->across = p->box.width != from->width;
+    p->down = p->box.height != from->height;
+    bool as_planes = from->planes && p->across && p->down;
+    p->wide = p->across && isa == RESIZE_AUTO && lanes_fit(from->width, p->box.width, as_planes ? 1 : 3);
+    as_planes = as_planes && p->wide;
+    for (int pass = 0; pass < 2; pass++) {
+        p->memory.used = 0;
+        if (p->across) filter_layout(&p->horizontal, &p->memory, from->width, p->box.width);
+        if (p->down) filter_layout(&p->vertical, &p->memory, from->height, p->box.height);
+        if (p->wide) lanes_layout(&p->lanes, &p->memory, &p->horizontal, as_planes ? 1 : 3);
+        if (p->across && p->down) p->narrowed = arena_take(&p->memory, (size_t)from->height, row_bytes);
+        p->pixels = from->planes && !as_planes ? arena_take(&p->memory, area, 3) : NULL;
+        p->row = as_planes ? arena_take(&p->memory, 1, row_bytes) : NULL;
+        if (pass || !p->memory.used) break;
+        p->memory.base = memory_allocate(p->memory.used);
+        if (!p->memory.base) return error_memory(error, p->memory.used, "resizing an image");
+    }
+    if (p->across) filter_fill(&p->horizontal);
+    if (p->down) filter_fill(&p->vertical);
+    if (p->wide) lanes_fill(&p->lanes, &p->horizontal);
+    return PI0_OK;
+}
+
+static void run_across(const plan *p, const source *from, uint8_t *to, size_t to_stride, resize_isa isa) {
+    size_t plane = (size_t)from->height * (size_t)from->width;
+    if (!p->wide) {
+        pass_across(to, to_stride, from->pixels, from->height, &p->horizontal, isa);
+        return;
+    }
+    for (int channel = 0; channel < (from->planes ? 3 : 1); channel++)
+        pass_across_lanes(to + (size_t)channel * (size_t)p->box.width, to_stride,
+                          from->pixels + (size_t)channel * plane, from->height, &p->horizontal, &p->lanes);
+}
+
+static pi0_status resize_source(uint8_t *out, int size, source from, resize_isa isa, pi0_error *error) {
+    plan p = {0};
+    TRY(resize_fit(&p.box, size, from.height, from.width, error));
+    if (from.planes && p.box.width == from.width && p.box.height == from.height && from.width == from.height) {
+        image_interleave(out, from.pixels, from.height, from.width);
+        return PI0_OK;
+    }
+    TRY(plan_take(&p, &from, isa, error));
+    if (p.pixels) {
+        image_interleave(p.pixels, from.pixels, from.height, from.width);
+        from.pixels = p.pixels;
+        from.planes = false;
+    }
+    size_t stride = 3 * (size_t)size, row_bytes = 3 * (size_t)p.box.width;
+    uint8_t *corner = out + (size_t)p.box.top * stride + 3 * (size_t)p.box.left;
+    if (p.box.width < size || p.box.height < size) memset(out, 0, (size_t)size * stride);
+    if (p.across && p.down)
+        run_across(&p, &from, p.narrowed, row_bytes, isa);
+    else if (p.across)
+        run_across(&p, &from, corner, stride, isa);
+    const uint8_t *rows = p.across ? p.narrowed : from.pixels;
+    for (int y = 0; y < p.box.height; y++) {
+        uint8_t *to = corner + (size_t)y * stride;
+        if (p.down) pass_down(p.row ? p.row : to, rows, (int)row_bytes, &p.vertical, y, isa);
+        if (p.row) image_interleave(to, p.row, 1, p.box.width);
+        if (!p.across && !p.down) memcpy(to, rows + (size_t)y * row_bytes, row_bytes);
+    }
+    memory_release(p.memory.base);
+    return PI0_OK;
+}
 
 pi0_status resize_with_pad_isa(uint8_t *out, int size, const uint8_t *pixels, int height, int width, resize_isa isa,
                                pi0_error *error) {
-    resize_box box;
-    TRY(resize_fit(&box, size, height, width, error));
-    bool across = box.width != width, down = box.height != height; /* Pillow leaves out a pass that changes nothing */
-    size_t row_bytes = 3 * (size_t)box.width;
-    filter horizontal, vertical;
-    uint8_t *narrowed = NULL; /* uint8 [height, box.width, 3] between the passes */
-    arena memory = {0};
-    for (int pass = 0; pass < 2; pass++) {
-        memory.used = 0;
-        if (across) filter_layout(&horizontal, &memory, width, box.width);
-        if (down) filter_layout(&vertical, &memory, height, box.height);
-        if (across && down) narrowed = arena_take(&memory, (size_t)height, row_bytes);
-        if (pass || !memory.used) break;
-        memory.base = memory_allocate(memory.used);
-        if (!memory.base) return error_memory(error, memory.used, "resizing an image");
-    }
-    passes run = passes_pick(isa);
-    size_t stride = 3 * (size_t)size;
-    uint8_t *corner = out + (size_t)box.top * stride + 3 * (size_t)box.left;
-    if (box.width < size || box.height < size) memset(out, 0, (size_t)size * stride);
-    const uint8_t *rows = pixels;
-    if (across) {
-        filter_fill(&horizontal, width);
-        uint8_t *to = down ? narrowed : corner;
-        size_t to_stride = down ? row_bytes : stride;
-        for (int y = 0; y < height; y += 2) {
-            const uint8_t *from = pixels + 3 * (size_t)y * (size_t)width;
-            if (y + 1 < height)
-                run.horizontal(to + (size_t)y * to_stride, to_stride, from, width, &horizontal);
-            else
-                horizontal_row(to + (size_t)y * to_stride, from, width, &horizontal);
-        }
-        rows = narrowed;
-    }
-    if (down) {
-        filter_fill(&vertical, height);
-        for (int y = 0; y < box.height; y++) {
-            int first = vertical.start[y];
-            int taps = height - first < vertical.taps ? height - first : vertical.taps;
-            run.vertical(corner + (size_t)y * stride, rows + (size_t)first * row_bytes, row_bytes, (int)row_bytes,
-                         &vertical, y, taps);
-        }
-    } else if (!across) {
-        for (int y = 0; y < height; y++) memcpy(corner + (size_t)y * stride, pixels + (size_t)y * row_bytes, row_bytes);
-    }
-    memory_release(memory.base);
-    return PI0_OK;
+    return resize_source(out, size, (source){.pixels = pixels, .height = height, .width = width}, isa, error);
 }
 
 pi0_status resize_with_pad(uint8_t *out, int size, const uint8_t *pixels, int height, int width, pi0_error *error) {
     return resize_with_pad_isa(out, size, pixels, height, width, RESIZE_AUTO, error);
+}
+
+pi0_status resize_planes_with_pad(uint8_t *out, int size, const uint8_t *planes, int height, int width,
+                                  pi0_error *error) {
+    return resize_source(out, size, (source){.pixels = planes, .height = height, .width = width, .planes = true},
+                         RESIZE_AUTO, error);
 }
 
 /* ---- lerobot's resize ---- */

@@ -116,9 +116,10 @@ static void lerobot_images_are_within_rounding(void **state) {
 
 static void fast_passes_give_the_plain_ones_bytes(void **state) {
     (void)state;
-    static const int sizes[][2] = {{480, 640}, {640, 480}, {1, 1},   {1, 224},  {224, 1},   {2, 400},   {3, 5},
-                                   {18, 18},   {320, 323}, {223, 7}, {225, 11}, {1200, 9},  {224, 300}, {300, 224},
-                                   {5, 6},     {97, 131},  {7, 2},   {8, 1000}, {1000, 17}, {448, 448}, {224, 224}};
+    static const int sizes[][2] = {{480, 640}, {640, 480}, {1, 1},   {1, 224},   {224, 1},    {2, 400},   {3, 5},
+                                   {18, 18},   {320, 323}, {223, 7}, {225, 11},  {1200, 9},   {224, 300}, {300, 224},
+                                   {5, 6},     {97, 131},  {7, 2},   {8, 1000},  {1000, 17},  {448, 448}, {224, 224},
+                                   {56, 60},   {900, 900}, {57, 57}, {950, 953}, {720, 1280}, {66, 299}};
     uint32_t random = 1;
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
         for (int size = 56; size <= 224; size += 168) {
@@ -130,11 +131,19 @@ static void fast_passes_give_the_plain_ones_bytes(void **state) {
                 random = random * 1664525 + 1013904223;
                 pixels[at] = i % 3 ? (uint8_t)(random >> 24) : 255; /* white: the largest sums */
             }
-            memset(fast, 1, out_bytes);
             memset(plain, 2, out_bytes);
-            pi0_status status = resize_with_pad(fast, size, pixels, height, width, NULL);
-            assert_int_equal(status, resize_with_pad_isa(plain, size, pixels, height, width, RESIZE_PLAIN, NULL));
+            pi0_status status = resize_with_pad_isa(plain, size, pixels, height, width, RESIZE_PLAIN, NULL);
+            for (int isa = RESIZE_AUTO; isa < RESIZE_PLAIN; isa++) {
+                memset(fast, 1, out_bytes);
+                assert_int_equal(status, resize_with_pad_isa(fast, size, pixels, height, width, (resize_isa)isa, NULL));
+                if (status == PI0_OK) assert_memory_equal(fast, plain, out_bytes);
+            }
+            uint8_t *planes = malloc(bytes);
+            for (size_t at = 0; at < bytes; at++) planes[at % 3 * (bytes / 3) + at / 3] = pixels[at];
+            memset(fast, 1, out_bytes);
+            assert_int_equal(status, resize_planes_with_pad(fast, size, planes, height, width, NULL));
             if (status == PI0_OK) assert_memory_equal(fast, plain, out_bytes);
+            free(planes);
             free(pixels);
             free(fast);
             free(plain);
