@@ -1,9 +1,12 @@
 #include "base/memory.h"
 
+#include <limits.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include "pi0.h"
 
@@ -73,19 +76,76 @@ static size_t read_field(const char *path, const char *format) {
     return result;
 }
 
-size_t memory_available(void) {
-    size_t available = SIZE_MAX;
-    size_t kib = read_field("/proc/meminfo", "MemAvailable: %llu kB");
-    if (kib != SIZE_MAX) available = kib << 10;
-    size_t limit = read_field("/sys/fs/cgroup/memory.max", "%llu");
-    size_t current = read_field("/sys/fs/cgroup/memory.current", "%llu");
-    if (limit != SIZE_MAX && current != SIZE_MAX) {
-        size_t cache = read_field("/sys/fs/cgroup/memory.stat", "file %llu"); /* counted, but given back on demand */
-        size_t used = cache != SIZE_MAX && cache < current ? current - cache : current;
-        size_t left = limit > used ? limit - used : 0;
-        if (left < available) available = left;
+static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
+
+/* What one control group leaves, by its files' names in version 1 or 2 of the interface; SIZE_MAX without a limit. */
+typedef struct group_files {
+    const char *limit, *used, *cache; /* cache: a line of memory.stat, counted as used but given back on demand */
+} group_files;
+
+static size_t group_left(const char *folder, const group_files *files) {
+    char path[PATH_MAX];
+    if (snprintf(path, sizeof path, "%s/%s", folder, files->limit) >= (int)sizeof path) return SIZE_MAX;
+    size_t limit = read_field(path, "%llu");
+    if (limit == SIZE_MAX || snprintf(path, sizeof path, "%s/%s", folder, files->used) >= (int)sizeof path)
+        return SIZE_MAX;
+    size_t used = read_field(path, "%llu");
+    if (used == SIZE_MAX || snprintf(path, sizeof path, "%s/memory.stat", folder) >= (int)sizeof path) return SIZE_MAX;
+    size_t cache = read_field(path, files->cache);
+    if (cache != SIZE_MAX) used -= smaller(cache, used);
+    return limit > used ? limit - used : 0;
+}
+
+/* The least that this process's group and those around it leave. Inside a container the path may be that of the host:
+ * what is not there is passed over, up to the root. */
+static size_t groups_left(const char *root, const char *group, const group_files *files) {
+    char folder[PATH_MAX];
+    size_t left = SIZE_MAX, root_length = strlen(root);
+    if (snprintf(folder, sizeof folder, "%s%s", root, group) >= (int)sizeof folder) return SIZE_MAX;
+    for (;;) {
+        left = smaller(left, group_left(folder, files));
+        char *slash = strrchr(folder + root_length, '/');
+        if (!slash) return left;
+        *slash = 0;
     }
-    return available;
+}
+
+static size_t control_groups_left(void) {
+    static const group_files first = {"memory.limit_in_bytes", "memory.usage_in_bytes", "total_cache %llu"};
+    static const group_files second = {"memory.max", "memory.current", "file %llu"};
+    FILE *file = fopen("/proc/self/cgroup", "r");
+    if (!file) return SIZE_MAX;
+    char line[PATH_MAX];
+    size_t left = SIZE_MAX;
+    while (fgets(line, sizeof line, file)) { /* number:controllers:/group */
+        line[strcspn(line, "\n")] = 0;
+        char *controllers = strchr(line, ':'), *group = controllers ? strchr(controllers + 1, ':') : NULL;
+        if (!group) continue;
+        *group++ = 0;
+        if (!controllers[1]) {
+            left = smaller(left, groups_left("/sys/fs/cgroup", group, &second));
+            left = smaller(left, groups_left("/sys/fs/cgroup/unified", group, &second));
+        } else if (strstr(controllers, "memory")) {
+            left = smaller(left, groups_left("/sys/fs/cgroup/memory", group, &first));
+        }
+    }
+    fclose(file);
+    return left;
+}
+
+/* `ulimit -v` */
+static size_t address_space_left(void) {
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_AS, &limit) || limit.rlim_cur == RLIM_INFINITY) return SIZE_MAX;
+    size_t pages = read_field("/proc/self/statm", "%llu");
+    size_t used = pages == SIZE_MAX ? 0 : pages * (size_t)sysconf(_SC_PAGESIZE);
+    return limit.rlim_cur > used ? limit.rlim_cur - used : 0;
+}
+
+size_t memory_available(void) {
+    size_t available = SIZE_MAX, kib = read_field("/proc/meminfo", "MemAvailable: %llu kB");
+    if (kib != SIZE_MAX) available = kib << 10;
+    return smaller(smaller(available, control_groups_left()), address_space_left());
 }
 
 void *arena_take(arena *arena, size_t count, size_t size) {

@@ -16,7 +16,8 @@ char *memory_string_n(const char *text, size_t length);
 /* NULL is a no-op. */
 void memory_release(void *memory);
 
-/* Bytes of RAM this process can still take (MemAvailable, cgroup limit applied): to refuse before taking. */
+/* Bytes of RAM this process can still take, to refuse before taking: MemAvailable, the limits of control groups (both
+ * versions) and of the address space. SIZE_MAX where nothing tells. */
 size_t memory_available(void);
 
 /*

@@ -1,3 +1,4 @@
+#define _GNU_SOURCE /* _Fork */
 #include "cli/terminal.h"
 
 #include <errno.h>
@@ -15,9 +16,16 @@
 #include "base/clock.h"
 #include "cli/options.h"
 
+/* glibc's fork() takes locks that a signal handler may find taken. */
+#if defined(__GLIBC__) && (__GLIBC__ > 2 || __GLIBC_MINOR__ >= 34)
+#define FORK_IN_HANDLER _Fork
+#else
+#define FORK_IN_HANDLER fork
+#endif
+
 /*
  * The command's only file-scope state: a signal handler can be told nothing else. A slot's path is complete before
- * `used` says so, and the handler does nothing but unlink, write and _exit.
+ * `used` says so, and the handler does nothing but stat, unlink, fork, write and _exit.
  */
 enum { MAX_TEMPORARIES = 16, BAR_WIDTH = 30 };
 static struct temporary {
@@ -32,8 +40,29 @@ void terminal_set(bool verbose, bool quiet) {
     is_quiet = quiet;
 }
 
+/* Giving back the blocks of a file of gigabytes takes the kernel more than a second, and whoever closes the file last
+ * waits for it: with a large temporary a child, which inherits the open file, outlives this process to do the waiting.
+ * The names go before either ends. */
+static void leave_closing_to_child(void) {
+    enum { LARGE = 64 << 20, ATTEMPTS = 500 };
+    bool large = false;
+    struct stat status;
+    for (int i = 0; i < MAX_TEMPORARIES; i++) {
+        if (!temporaries[i].used || stat(temporaries[i].path, &status) != 0) continue;
+        if (!S_ISREG(status.st_mode) || status.st_size < LARGE) continue;
+        large |= open(temporaries[i].path, O_RDONLY | O_CLOEXEC) >= 0; /* it may be complete and closed */
+    }
+    pid_t parent = getpid();
+    if (!large || FORK_IN_HANDLER() != 0) return;
+    for (int file = STDIN_FILENO; file <= STDERR_FILENO; file++) close(file); /* nobody shall wait for their end */
+    const struct timespec pause = {.tv_nsec = 10000000};
+    for (int i = 0; i < ATTEMPTS && getppid() == parent; i++) nanosleep(&pause, NULL);
+    _exit(0);
+}
+
 static void end_at_once(int signal_number) {
     (void)signal_number;
+    leave_closing_to_child();
     for (int i = MAX_TEMPORARIES - 1; i >= 0; i--) /* what was made last goes first: files before their directory */
         if (temporaries[i].used && unlink(temporaries[i].path) != 0 && errno == EISDIR) rmdir(temporaries[i].path);
     static const char clear[] = "\r\033[K";
@@ -47,6 +76,7 @@ void terminal_catch_signals(void) {
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGHUP, &action, NULL);
+    signal(SIGXFSZ, SIG_IGN); /* a file over `ulimit -f` is an error of write(), like a full disk */
 }
 
 void terminal_temporary_add(const char *path) {

@@ -274,6 +274,7 @@ static pi0_status open_ops(backend_session *s, const model_config *c, pi0_error 
         .max_columns = columns,
         .max_keys = s->capacity,
         .max_heads = max_int(c->language.heads, c->vit.heads),
+        .max_kv_columns = max_int(c->language.head_dim, c->vit.width),
         .plain_attention = s->engine->plain_attention,
         .separate_products = s->engine->separate_products,
     };
