@@ -62,7 +62,7 @@ const char *pi0_op_name(int op) {
 
 /* ---- devices ---- */
 
-#ifndef PI0_WITH_CUDA
+#if !defined(PI0_WITH_CUDA) || !defined(PI0_WITH_HIP)
 static void devices_without(pi0_backend id, const char *reason, pi0_device_info *devices, int capacity, int *count) {
     if (*count < capacity) {
         pi0_device_info *d = &devices[*count];
@@ -84,6 +84,9 @@ pi0_status pi0_devices(pi0_device_info *devices, int capacity, int *count, pi0_e
     for (int i = 0; i < BACKEND_COUNT; i++) backends[i]->devices(devices, capacity, count);
 #ifndef PI0_WITH_CUDA
     devices_without(PI0_BACKEND_CUDA, "this build has no CUDA backend", devices, capacity, count);
+#endif
+#ifndef PI0_WITH_HIP
+    devices_without(PI0_BACKEND_HIP, "this build has no HIP backend", devices, capacity, count);
 #endif
     return PI0_OK;
 }

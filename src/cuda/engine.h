@@ -1,5 +1,6 @@
 /*
- * The CUDA backend's inside: weights in device memory (engine.cu), one inference (session.cu, inference.cu).
+ * The inside of a GPU backend: weights in device memory (load.cu), one inference (session.cu, inference.cu). CUDA's and
+ * HIP's are built from the same files; src/hip/include has what HIP lacks of CUDA's headers.
  */
 #ifndef PI0_CUDA_ENGINE_H
 #define PI0_CUDA_ENGINE_H
@@ -13,6 +14,18 @@ extern "C" {
 #include "backend.h"
 #ifdef __cplusplus
 }
+#endif
+
+#ifdef PI0_HIP
+#define DEVICE_BACKEND      PI0_BACKEND_HIP
+#define DEVICE_BACKEND_NAME hip_backend
+#define DEVICE_NAME         "hip"
+#define DEVICE_TITLE        "HIP"
+#else
+#define DEVICE_BACKEND      PI0_BACKEND_CUDA
+#define DEVICE_BACKEND_NAME cuda_backend
+#define DEVICE_NAME         "cuda"
+#define DEVICE_TITLE        "CUDA"
 #endif
 
 #define CUDA_TRY(call)                                                                                                 \
@@ -80,6 +93,7 @@ struct backend_engine {
     int device, multiprocessors, head_padded; /* ViT head_dim rounded up to 8 */
     bool hopper;                              /* the kernels of sm_90a run here */
     void *encode;                             /* cuTensorMapEncodeTiled */
+    bool kernels;                             /* HIP: the device's code object is loaded for this engine */
     pi0_rope rope;
     char name[128], arch[16];
 };
@@ -88,6 +102,16 @@ struct backend_engine {
 extern "C" {
 #endif
 pi0_status cuda_error(pi0_error *error, cudaError_t status, const char *what);
+
+/* device.cu of CUDA, device.c of HIP. Devices there are; 0 with a reason otherwise. */
+int device_count(char *reason, size_t size);
+/* Fills *d; usable false with a reason where no kernel runs. */
+void device_describe(pi0_device_info *d, int index);
+/* Makes the kernels ready on the engine's device, which is current; chooses between them. */
+pi0_status device_setup(backend_engine *engine, const pi0_engine_options *options, pi0_error *error);
+/* Undoes device_setup, even one that failed or was never called. */
+void device_release(backend_engine *engine);
+
 void *device_take(device_arena *arena, size_t count, size_t size);
 /* Makes the engine's device current on this thread. */
 pi0_status engine_use_device(const backend_engine *engine, pi0_error *error);

@@ -14,8 +14,12 @@
 #include "gemm_epilogue.cuh"
 #include "gemm_portable.h"
 #include "launch.cuh"
+#ifdef PI0_AMD
+#include "gemm_portable_amd.cuh"
+#endif
 
-enum { BK = 32, ROW = BK * 2, CHUNKS = BK / 8, BAND = 16 };
+/* k-values at a time; AMD has fewer, longer stages */
+enum { BK = WARP_LANES == 32 ? 32 : 64, ROW = BK * 2, CHUNKS = BK / 8, BAND = 16 };
 
 template <int WIDE, int GROUPS, int BN, int STAGES> struct portable_tile {
     static constexpr int THREADS = WIDE * 128, FEATURES = GROUPS * 64, TOKENS = WIDE * BN;
@@ -66,9 +70,8 @@ template <gemm_epilogue EPILOGUE, int WIDE, int GROUPS, int BN, int STAGES, int 
 __global__ void __launch_bounds__(WIDE * 128, BLOCKS)
     gemm_portable(const __grid_constant__ gemm_problem p, int tiles_m, int tiles_n, int k_blocks) {
     using tile = portable_tile<WIDE, GROUPS, BN, STAGES>;
-    constexpr int STEPS = BK / 16, PAIRS = BN / 16;
     extern __shared__ __align__(128) uint8_t shared_raw[];
-    const int thread = threadIdx.x, group = thread / 128, warp = thread / 32 % 4, lane = thread % 32;
+    const int thread = threadIdx.x, group = thread / 128;
     const int band = blockIdx.x / (BAND * tiles_m), in_band = blockIdx.x % (BAND * tiles_m);
     const int width = min(BAND, tiles_n - band * BAND);
     const int first_feature = in_band / width * tile::FEATURES;
@@ -78,6 +81,16 @@ __global__ void __launch_bounds__(WIDE * 128, BLOCKS)
     const int blocks = min(share, k_blocks - first_block);
 
     const uint32_t memory = shared_address(shared_raw);
+    float acc[GROUPS][BN / 2];
+#pragma unroll
+    for (int g = 0; g < GROUPS; g++)
+#pragma unroll
+        for (int i = 0; i < BN / 2; i++) acc[g][i] = 0.0f;
+#ifdef PI0_AMD
+    multiply_blocks<WIDE, GROUPS, BN, BK>(acc, p, first_feature, first_token, first_block, blocks, memory, thread);
+#else
+    constexpr int STEPS = BK / 16, PAIRS = BN / 16;
+    const int warp = thread / 32 % 4, lane = thread % 32;
     constexpr int ROWS_AT_ONCE = tile::THREADS / CHUNKS;
     const int copy_row = thread / CHUNKS, copy_piece = thread % CHUNKS;
     const uint32_t copy_to = memory + piece_at(copy_row, copy_piece); /* rows at once: a multiple of 8 */
@@ -119,11 +132,6 @@ __global__ void __launch_bounds__(WIDE * 128, BLOCKS)
         load_matrix_4(b, b_row + slot * tile::STAGE_BYTES + pair * 16 * ROW + ((step * 2 + lane / 8 % 2) ^ twist) * 16);
     };
 
-    float acc[GROUPS][BN / 2];
-#pragma unroll
-    for (int g = 0; g < GROUPS; g++)
-#pragma unroll
-        for (int i = 0; i < BN / 2; i++) acc[g][i] = 0.0f;
     grid_launch_next();
     grid_wait();
     for (int b = 0; b < STAGES; b++) load(b);
@@ -162,6 +170,7 @@ __global__ void __launch_bounds__(WIDE * 128, BLOCKS)
         slot = next_slot;
     }
     copy_async_wait<0>();
+#endif
     __syncthreads();
     if (EPILOGUE == GEMM_RESIDUAL && gridDim.z > 1 &&
         !join_pieces(*(float(*)[GROUPS * BN / 2]) & acc, p, blockIdx.x, gridDim.x, thread, tile::THREADS))
@@ -203,12 +212,21 @@ typedef struct portable_variant {
         }                                                                                                              \
     }
 
+#ifdef PI0_AMD
+/* Rates are estimates: MFMA's, less where one block a CU cannot hide its loads. */
+static const portable_variant variants[] = {
+    VARIANT(2, 2, 128, 1, 1, 850, 850),
+    VARIANT(1, 2, 64, 1, 2, 700, 450),
+    VARIANT(1, 1, 64, 1, 3, 500, 250),
+};
+#else
 /* Rates are measured (docs/performance.md): only their ratios matter. */
 static const portable_variant variants[] = {
     VARIANT(2, 4, 80, 3, 1, 1100, 1100),
     VARIANT(1, 2, 128, 4, 2, 1000, 700),
     VARIANT(1, 2, 64, 4, 3, 900, 500),
 };
+#endif
 enum { VARIANTS = sizeof variants / sizeof *variants, MOST_PIECES = 4, LEAST_PIECE = 512 };
 
 extern "C" int gemm_portable_variants(void) { return VARIANTS; }

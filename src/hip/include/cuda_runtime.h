@@ -113,6 +113,9 @@ cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute attribute
 /* `kernel` is the address that host code knows it by; arguments as hipModuleLaunchKernel takes them. */
 cudaError_t hip_launch(const void *kernel, dim3 grid, dim3 block, void **arguments, size_t shared_bytes,
                        cudaStream_t stream);
+/* What the compiler's host side of a kernel calls when it is launched with <<<>>>; nothing here does that. */
+cudaError_t hipLaunchKernel(const void *kernel, dim3 grid, dim3 block, void **arguments, size_t shared_bytes,
+                            cudaStream_t stream);
 #ifdef __cplusplus
 }
 
@@ -125,14 +128,19 @@ static inline cudaError_t cudaFuncSetAttribute(FUNCTION *kernel, cudaFuncAttribu
 /* ---- the language ---- */
 
 #ifdef __HIP__
-#define __host__             __attribute__((host))
-#define __device__           __attribute__((device))
-#define __global__           __attribute__((global))
-#define __shared__           __attribute__((shared))
-#define __constant__         __attribute__((constant))
-#define __forceinline__      inline __attribute__((always_inline))
-#define __align__(n)         __attribute__((aligned(n)))
-#define __launch_bounds__(n) __attribute__((amdgpu_flat_work_group_size(1, n)))
+#define __host__        __attribute__((host))
+#define __device__      __attribute__((device))
+#define __global__      __attribute__((global))
+#define __shared__      __attribute__((shared))
+#define __constant__    __attribute__((constant))
+#define __forceinline__ inline __attribute__((always_inline))
+#define __align__(n)    __attribute__((aligned(n)))
+/* threads of a block, and the blocks that a CU of four SIMDs shall hold */
+#define __launch_bounds__(...)      HIP_BOUNDS(__VA_ARGS__, HIP_BLOCKS, HIP_THREADS)(__VA_ARGS__)
+#define HIP_BOUNDS(a, b, name, ...) name
+#define HIP_THREADS(threads)        __attribute__((amdgpu_flat_work_group_size(1, threads)))
+#define HIP_BLOCKS(threads, blocks)                                                                                    \
+    __attribute__((amdgpu_flat_work_group_size(1, threads), amdgpu_waves_per_eu(((threads) * (blocks) + 255) / 256)))
 #define __grid_constant__
 #define threadIdx (hip_thread_index())
 #define blockIdx  (hip_block_index())
@@ -172,6 +180,8 @@ template <typename T> __device__ __forceinline__ T __shfl_xor_sync(unsigned mask
     const int lane = __builtin_amdgcn_mbcnt_hi(~0u, __builtin_amdgcn_mbcnt_lo(~0u, 0));
     return __builtin_bit_cast(T, __builtin_amdgcn_ds_bpermute((lane ^ distance) << 2, __builtin_bit_cast(int, value)));
 }
+/* What this thread wrote is seen by all blocks before what it writes next; and it sees what they wrote before. */
+__device__ __forceinline__ void __threadfence() { __builtin_amdgcn_fence(__ATOMIC_SEQ_CST, "agent"); }
 template <typename T> __device__ __forceinline__ T __ldg(const T *from) { return *from; }
 template <typename T> __device__ __forceinline__ T __ldcg(const T *from) { return *from; }
 template <typename T> __device__ __forceinline__ void __stcg(T *to, T value) { *to = value; }
