@@ -89,6 +89,8 @@ static pi0_status engine_open(backend_engine **result, const backend_engine_opti
     engine->config = *checkpoint_config(options->checkpoint);
     engine->head_padded = (engine->config.vit.head_dim + 7) / 8 * 8;
     engine->rope = o->rope;
+    engine->plain_attention = o->attention == PI0_ATTENTION_NAIVE;
+    engine->separate_qkv = !o->fuse_qkv;
     pi0_status status = check_model(&engine->config, error);
     if (status == PI0_OK) status = open_device(engine, o, error);
     if (status == PI0_OK) status = engine_load(engine, options, error);
@@ -110,7 +112,16 @@ static void engine_describe(const backend_engine *engine, pi0_engine_info *info)
 extern "C" {
 extern const backend DEVICE_BACKEND_NAME;
 const backend DEVICE_BACKEND_NAME = {
-    DEVICE_BACKEND,    DEVICE_NAME,        devices,    engine_open, engine_close,     engine_describe,
-    cuda_session_open, cuda_session_close, cuda_infer, cuda_read,   PI0_CHOICE_GRAPH,
+    DEVICE_BACKEND,
+    DEVICE_NAME,
+    devices,
+    engine_open,
+    engine_close,
+    engine_describe,
+    cuda_session_open,
+    cuda_session_close,
+    cuda_infer,
+    cuda_read,
+    PI0_CHOICE_GRAPH | PI0_CHOICE_ATTENTION | PI0_CHOICE_FUSE_QKV | DEVICE_CHOICES,
 };
 }

@@ -46,6 +46,7 @@ typedef struct skinny_problem {
     __nv_bfloat16 *q;                           /* QKV: [rows, heads * head_dim] */
     __nv_bfloat16 *suffix_keys, *suffix_values; /* [batch][slots][head_dim] */
     int heads, head_dim, slots, first_slot;     /* first_slot: slot of action row 0 (1 with a state token) */
+    int first_head;                             /* whose weights come first: 0, or where keys or values come alone */
     int horizon, action_rows;                   /* action_rows = batch * horizon; rows beyond are state tokens */
     const float2 *rope;                         /* [position][head_dim / 2] */
     const int *prefix_valid;                    /* [batch] valid prefix tokens: the first suffix position */

@@ -25,18 +25,19 @@ template <int HEAD_DIM, int KEYS> struct suffix_layout {
 enum { THREADS = 256, WARPS = THREADS / WARP_LANES };
 
 /*
- * This block's sums to memory; the last block of the head adds up everyone's in order and hands each value to `finish`.
- * out [16][out_stride], top and sum [16], scratch [16 * SUFFIX_MOST_BLOCKS]: shared memory.
+ * This block's sums to memory; the last block of the head adds up everyone's in order and hands four neighbouring
+ * values at a time to `finish`. out [16][out_stride], top and sum [16], scratch [16 * SUFFIX_MOST_BLOCKS]: shared
+ * memory.
  */
 template <int HEAD_DIM, typename F>
 __device__ __forceinline__ void join_through_memory(const suffix_attention_problem &p, const float *out, int out_stride,
-                                                    const float *top, const float *sum, float *scratch, int thread,
-                                                    F finish) {
+                                                    const float *top, const float *sum, float *scratch, int rows,
+                                                    int thread, F finish) {
     __shared__ bool last;
     const int split = gridDim.x, unit = blockIdx.z * gridDim.y + blockIdx.y;
     float *parts = p.partial + (size_t)unit * split * SUFFIX_PART, *mine = parts + blockIdx.x * SUFFIX_PART;
-    for (int i = thread; i < 16 * HEAD_DIM; i += THREADS)
-        __stcg(mine + i, out[i / HEAD_DIM * out_stride + i % HEAD_DIM]);
+    for (int i = thread; i < rows * HEAD_DIM / 4; i += THREADS)
+        __stcg((float4 *)mine + i, *(const float4 *)(out + i * 4 / HEAD_DIM * out_stride + i * 4 % HEAD_DIM));
     if (thread < 16) {
         __stcg(mine + 16 * HEAD_DIM + thread, top[thread]);
         __stcg(mine + 16 * HEAD_DIM + 16 + thread, sum[thread]);
@@ -57,14 +58,22 @@ __device__ __forceinline__ void join_through_memory(const suffix_attention_probl
         scratch[i] = exp2f(__ldcg(of_row + i / 16 * SUFFIX_PART) - level) / all;
     }
     __syncthreads();
-    for (int i = thread; i < 16 * HEAD_DIM; i += THREADS) {
-        float v[SUFFIX_MOST_BLOCKS], value = 0.0f;
-#pragma unroll
-        for (int r = 0; r < SUFFIX_MOST_BLOCKS; r++) v[r] = r < split ? __ldcg(parts + r * SUFFIX_PART + i) : 0.0f;
+    for (int i = thread; i < rows * HEAD_DIM / 4; i += THREADS) {
+        const int row = i * 4 / HEAD_DIM;
+        float4 v[SUFFIX_MOST_BLOCKS], value = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
 #pragma unroll
         for (int r = 0; r < SUFFIX_MOST_BLOCKS; r++)
-            if (r < split) value += v[r] * scratch[r * 16 + i / HEAD_DIM];
-        finish(i / HEAD_DIM, i % HEAD_DIM, value);
+            if (r < split) v[r] = __ldcg((const float4 *)(parts + r * SUFFIX_PART) + i);
+#pragma unroll
+        for (int r = 0; r < SUFFIX_MOST_BLOCKS; r++)
+            if (r < split) {
+                const float weight = scratch[r * 16 + row];
+                value.x += v[r].x * weight;
+                value.y += v[r].y * weight;
+                value.z += v[r].z * weight;
+                value.w += v[r].w * weight;
+            }
+        finish(row, i * 4 % HEAD_DIM, value);
     }
 }
 
@@ -232,11 +241,14 @@ __global__ void __launch_bounds__(THREADS) suffix_attention_kernel(const __grid_
     }
     if (p.partial) {
         __syncthreads();
-        join_through_memory<HEAD_DIM>(
-            p, out, layout::OUT, row_top, row_sum, scores, thread, [&](int row, int d, float v) {
-                if (tile * 16 + row < rows)
-                    p.out[operand_offset(row_id(tile * 16 + row), head * HEAD_DIM + d, p.out_k)] = __float2bfloat16(v);
-            });
+        join_through_memory<HEAD_DIM>(p, out, layout::OUT, row_top, row_sum, scores, min(rows - tile * 16, 16), thread,
+                                      [&](int row, int d, float4 v) {
+                                          const int id = row_id(tile * 16 + row), feature = head * HEAD_DIM + d;
+                                          p.out[operand_offset(id, feature, p.out_k)] = __float2bfloat16(v.x);
+                                          p.out[operand_offset(id, feature + 1, p.out_k)] = __float2bfloat16(v.y);
+                                          p.out[operand_offset(id, feature + 2, p.out_k)] = __float2bfloat16(v.z);
+                                          p.out[operand_offset(id, feature + 3, p.out_k)] = __float2bfloat16(v.w);
+                                      });
         return;
     }
 #ifdef PI0_SM90

@@ -166,7 +166,7 @@ __global__ void __launch_bounds__(THREADS) skinny_kernel(const __grid_constant__
                 const int f = packed / 16 * 8 + packed % 8;
                 p.out[operand_offset(row, f, p.out_k)] = __float2bfloat16(gelu_tanh(low) * high);
             } else {
-                const int half = p.head_dim / 2, head = packed / p.head_dim;
+                const int half = p.head_dim / 2, head = packed / p.head_dim + p.first_head;
                 const int d = packed % p.head_dim / 16 * 8 + packed % 8;
                 const bool state = row >= p.action_rows;
                 const int b = state ? row - p.action_rows : row / p.horizon;

@@ -2,9 +2,11 @@
  * run time through CUDA's run-time library. */
 #include <cuda.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "attention.h"
+#include "cublaslt.h"
 #include "denoise.h"
 #include "engine.h"
 #include "gemm.h"
@@ -55,6 +57,8 @@ extern "C" void device_describe(pi0_device_info *d, int index) {
 
 extern "C" pi0_status device_setup(backend_engine *e, const pi0_engine_options *o, pi0_error *error) {
     cudaFuncAttributes attributes;
+    e->overlap = atoi(e->arch + 3) >= 90;
+    if (o->gemm == PI0_GEMM_CUBLASLT) TRY(cublaslt_open(&e->blas, error));
     e->hopper = strcmp(e->arch, "sm_90") == 0 && o->kernels != PI0_KERNELS_PORTABLE && gemm_hopper_built(&attributes);
     if (e->hopper) {
         cudaDriverEntryPointQueryResult found;
@@ -70,4 +74,6 @@ extern "C" pi0_status device_setup(backend_engine *e, const pi0_engine_options *
     return PI0_OK;
 }
 
-extern "C" void device_release(backend_engine *) {}
+extern "C" void device_release(backend_engine *engine) {
+    if (engine->blas && engine_use_device(engine, NULL) == PI0_OK) cublaslt_close(&engine->blas);
+}

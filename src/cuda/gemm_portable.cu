@@ -20,6 +20,7 @@
 
 /* k-values at a time; AMD has fewer, longer stages */
 enum { BK = WARP_LANES == 32 ? 32 : 64, ROW = BK * 2, CHUNKS = BK / 8, BAND = 16 };
+enum { MOST_LINES = 32 }; /* of 128 bytes, a row of weights that a block asks for ahead */
 
 template <int WIDE, int GROUPS, int BN, int STAGES> struct portable_tile {
     static constexpr int THREADS = WIDE * 128, FEATURES = GROUPS * 64, TOKENS = WIDE * BN;
@@ -91,33 +92,30 @@ __global__ void __launch_bounds__(WIDE * 128, BLOCKS)
 #else
     constexpr int STEPS = BK / 16, PAIRS = BN / 16;
     const int warp = thread / 32 % 4, lane = thread % 32;
-    constexpr int ROWS_AT_ONCE = tile::THREADS / CHUNKS;
+    /* A thread copies one piece of every ROWS_AT_ONCE-th row, features first. Rows that are not there are taken from
+     * the last one that is: what becomes of them is not written. */
+    constexpr int ROWS_AT_ONCE = tile::THREADS / CHUNKS, FEATURE_PARTS = tile::FEATURES / ROWS_AT_ONCE,
+                  PARTS = FEATURE_PARTS + ceil_div(tile::TOKENS, ROWS_AT_ONCE);
+    static_assert(tile::FEATURES % ROWS_AT_ONCE == 0 && PARTS < STEPS * PAIRS, "copies between products");
     const int copy_row = thread / CHUNKS, copy_piece = thread % CHUNKS;
     const uint32_t copy_to = memory + piece_at(copy_row, copy_piece); /* rows at once: a multiple of 8 */
-    const bf16 *weights = p.weights + (size_t)(p.first_feature + first_feature + copy_row) * p.weights_stride;
-    const bf16 *input = p.input + (size_t)(first_token + copy_row) * p.input_stride;
-    auto load = [&](int block) {
-        if (block < blocks) {
-            const uint32_t stage = copy_to + block % STAGES * tile::STAGE_BYTES;
-            const int k = (first_block + block) * BK + copy_piece * 8;
+    const bf16 *weights = p.weights + (size_t)p.first_feature * p.weights_stride;
+    uint32_t offsets[PARTS];
 #pragma unroll
-            for (int i = 0; i < ceil_div(tile::FEATURES, ROWS_AT_ONCE); i++) {
-                const int row = i * ROWS_AT_ONCE + copy_row;
-                if (tile::FEATURES % ROWS_AT_ONCE && row >= tile::FEATURES) break;
-                const bool valid = k < p.k && first_feature + row < p.features;
-                copy_async_16(stage + i * ROWS_AT_ONCE * ROW,
-                              valid ? weights + (size_t)(i * ROWS_AT_ONCE) * p.weights_stride + k : p.weights, valid);
-            }
-#pragma unroll
-            for (int i = 0; i < ceil_div(tile::TOKENS, ROWS_AT_ONCE); i++) {
-                const int row = i * ROWS_AT_ONCE + copy_row;
-                if (tile::TOKENS % ROWS_AT_ONCE && row >= tile::TOKENS) break;
-                const bool valid = k < p.k && first_token + row < p.tokens;
-                copy_async_16(stage + (tile::FEATURES + i * ROWS_AT_ONCE) * ROW,
-                              valid ? input + (size_t)(i * ROWS_AT_ONCE) * p.input_stride + k : p.weights, valid);
-            }
-        }
-        copy_async_commit();
+    for (int i = 0; i < PARTS; i++) {
+        const int row = i * ROWS_AT_ONCE + copy_row;
+        offsets[i] = i < FEATURE_PARTS
+                         ? (uint32_t)min(first_feature + row, p.features - 1) * (uint32_t)p.weights_stride
+                         : (uint32_t)min(first_token + row - tile::FEATURES, p.tokens - 1) * (uint32_t)p.input_stride;
+    }
+    auto copy = [&](int part, int block, int slot) {
+        const int k = (first_block + block) * BK + copy_piece * 8;
+        const bool valid = block < blocks && k < p.k;
+        const uint32_t to = copy_to + slot * tile::STAGE_BYTES + part * ROWS_AT_ONCE * ROW;
+        if (part < FEATURE_PARTS)
+            copy_async_16_ahead(to, weights + (valid ? offsets[part] + k : 0), valid);
+        else if (tile::TOKENS % ROWS_AT_ONCE == 0 || part + 1 < PARTS || copy_row < tile::TOKENS % ROWS_AT_ONCE)
+            copy_async_16(to, p.input + (valid ? offsets[part] + k : 0), valid);
     };
     /* fragments: 16 features of each of the groups; 16 tokens */
     const uint32_t a_row = memory + (warp * 16 + lane % 16) * ROW,
@@ -133,21 +131,35 @@ __global__ void __launch_bounds__(WIDE * 128, BLOCKS)
     };
 
     grid_launch_next();
+    {
+        /* this tile's weights on their way to L2 before the predecessor has ended, shared among the tiles that want
+         * them: blocks alone keep too little under way to hide memory's latency */
+        const int first_k = first_block * BK, lines = min(ceil_div(min(blocks * BK, p.k - first_k), 64), MOST_LINES);
+        for (int i = in_band % width * tile::THREADS + thread; i < tile::FEATURES * lines; i += width * tile::THREADS) {
+            const int row = min(first_feature + i / lines, p.features - 1);
+            prefetch_line(weights + (size_t)row * p.weights_stride + first_k + i % lines * 64);
+        }
+    }
     grid_wait();
-    for (int b = 0; b < STAGES; b++) load(b);
-    copy_async_wait<STAGES - 1>();
+#pragma unroll
+    for (int block = 0; block < STAGES - 1; block++) {
+#pragma unroll
+        for (int i = 0; i < PARTS; i++) copy(i, block, block);
+        copy_async_commit();
+    }
+    copy_async_wait<STAGES - 2>();
     __syncthreads();
     uint32_t a[2][GROUPS][4], b[2][4];
     load_a(a[0], 0, 0);
     load_b(b[0], 0, 0, 0);
     int slot = 0;
     for (int block = 0; block < blocks; block++) {
-        const int next_slot = slot + 1 == STAGES ? 0 : slot + 1;
+        const int next_slot = slot + 1 == STAGES ? 0 : slot + 1, last_slot = slot ? slot - 1 : STAGES - 1;
 #pragma unroll
         for (int step = 0; step < STEPS; step++)
 #pragma unroll
             for (int pair = 0; pair < PAIRS; pair++) {
-                const int now = (step * PAIRS + pair) % 2;
+                const int at = step * PAIRS + pair, now = at % 2;
                 /* what comes next is on its way while this pair of token tiles is multiplied */
                 if (pair + 1 < PAIRS) {
                     load_b(b[1 - now], slot, step, pair + 1);
@@ -156,11 +168,12 @@ __global__ void __launch_bounds__(WIDE * 128, BLOCKS)
                 } else {
                     copy_async_wait<STAGES - 2>();
                     __syncthreads(); /* the next stage is there, and nobody reads this one any more */
-                    load(block + STAGES);
                     load_a(a[(step + 1) % 2], next_slot, 0);
                     load_b(b[1 - now], next_slot, 0, 0);
                 }
                 if (pair == 0 && step + 1 < STEPS) load_a(a[(step + 1) % 2], slot, step + 1);
+                if (at < PARTS) copy(at, block + STAGES - 1, last_slot);
+                if (at + 1 == PARTS) copy_async_commit();
 #pragma unroll
                 for (int g = 0; g < GROUPS; g++) {
                     mma_bf16(*(float(*)[4])(acc[g] + pair * 8), a[step % 2][g], b[now][0], b[now][1]);
@@ -222,9 +235,9 @@ static const portable_variant variants[] = {
 #else
 /* Rates are measured (docs/performance.md): only their ratios matter. */
 static const portable_variant variants[] = {
-    VARIANT(2, 4, 80, 3, 1, 1100, 1100),
-    VARIANT(1, 2, 128, 4, 2, 1000, 700),
-    VARIANT(1, 2, 64, 4, 3, 900, 500),
+    VARIANT(2, 4, 80, 4, 1, 1000, 1000),
+    VARIANT(1, 2, 128, 4, 2, 900, 600),
+    VARIANT(1, 2, 64, 4, 3, 850, 450),
 };
 #endif
 enum { VARIANTS = sizeof variants / sizeof *variants, MOST_PIECES = 4, LEAST_PIECE = 512 };
@@ -240,8 +253,18 @@ static int tiles_of(const portable_variant *v, const gemm_problem *p) {
     return ceil_div(p->features, v->features) * ceil_div(p->tokens, v->tokens);
 }
 
+/* Bytes of shared memory that a block of the current device may have. */
+static int shared_limit(void) {
+    int device = 0, most = 0;
+    if (cudaGetDevice(&device) != cudaSuccess ||
+        cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) != cudaSuccess)
+        return 0;
+    return most;
+}
+
 extern "C" bool gemm_portable_fits(gemm_epilogue epilogue, const gemm_problem *p, int variant, int split) {
     const portable_variant *v = &variants[variant];
+    if (v->shared_bytes > shared_limit()) return false;
     if (split == 1) return true;
     const int tiles = tiles_of(v, p), k_blocks = ceil_div(p->k, BK), share = ceil_div(k_blocks, split);
     return epilogue == GEMM_RESIDUAL && p->partial && p->ticket && tiles <= GEMM_TICKETS && share * BK >= LEAST_PIECE &&
@@ -276,7 +299,7 @@ static void choose(gemm_epilogue epilogue, const gemm_problem *p, int multiproce
 extern "C" cudaError_t gemm_portable_setup(void) {
     cudaError_t status = cudaSuccess;
     for (int i = 0; i < VARIANTS; i++)
-        for (int e = 0; e < GEMM_EPILOGUES && status == cudaSuccess; e++)
+        for (int e = 0; e < GEMM_EPILOGUES && status == cudaSuccess && variants[i].shared_bytes <= shared_limit(); e++)
             status = cudaFuncSetAttribute((const void *)variants[i].kernels[e],
                                           cudaFuncAttributeMaxDynamicSharedMemorySize, variants[i].shared_bytes);
     return status;

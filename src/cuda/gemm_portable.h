@@ -9,7 +9,7 @@ extern "C" {
 #endif
 int gemm_portable_variants(void);
 void gemm_portable_text(int variant, char *text, size_t size);
-/* Whether a problem's k may be cut into `split` pieces in that variant. */
+/* Whether that variant runs on the current device, with the problem's k cut into `split` pieces. */
 bool gemm_portable_fits(gemm_epilogue epilogue, const gemm_problem *problem, int variant, int split);
 /* variant < 0: the one with the least estimated time, and its split. */
 cudaError_t gemm_portable_launch(gemm_epilogue epilogue, const gemm_problem *problem, int variant, int split,

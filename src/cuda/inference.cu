@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "attention_plain.h"
+#include "gemm_cublaslt.h"
 #include "session.h"
 extern "C" {
 #include "base/memory.h"
@@ -32,7 +34,7 @@ static void mark(sequence *q, int op) {
 #define LAUNCH(q, op, call)                                                                                            \
     do {                                                                                                               \
         if ((q)->status == cudaSuccess) {                                                                              \
-            const bool dependent = (q)->chained && !(q)->profile;                                                      \
+            const bool dependent = (q)->chained && !(q)->profile && (q)->s->engine->overlap;                           \
             (void)dependent;                                                                                           \
             (q)->status = (call);                                                                                      \
             (q)->chained = true;                                                                                       \
@@ -63,14 +65,13 @@ static void begin_stage(sequence *q, int stage, int event) {
                                                                                         : cudaEventRecordDefault);
 }
 
-static void product(sequence *q, gemm_epilogue epilogue, gemm_problem *p) {
+static void launch_product(sequence *q, gemm_epilogue epilogue, const gemm_problem *p) {
     backend_session *s = q->s;
     backend_engine *e = s->engine;
-    if (q->status != cudaSuccess || p->tokens <= 0) return;
-    if (p->scale == 0.0f) p->scale = 1.0f;
-    p->partial = s->partial;
-    p->ticket = s->ticket;
-    if (!p->row_period) p->row_period = 1;
+    if (e->blas) {
+        LAUNCH(q, PI0_OP_GEMM, gemm_cublaslt_launch(e->blas, epilogue, p, s->sums, s->blas_workspace, s->stream));
+        return;
+    }
     gemm_plan plan;
     gemm_choice choice = {-1, 1};
     if (e->hopper) choice = gemm_choose(epilogue, p, e->multiprocessors);
@@ -78,10 +79,47 @@ static void product(sequence *q, gemm_epilogue epilogue, gemm_problem *p) {
     LAUNCH(q, PI0_OP_GEMM, gemm_launch(epilogue, &plan, dependent, s->stream));
 }
 
+/* Queries, keys and values one after the other (--no-fuse-qkv). */
+static void separate_products(sequence *q, gemm_epilogue epilogue, const gemm_problem *p) {
+    int ends[3] = {p->features / 3, p->features / 3 * 2, p->features};
+    if (epilogue == GEMM_ROPE)
+        for (int i = 0; i < 3; i++) ends[i] = (p->heads + i) * p->head_dim - p->first_feature;
+    for (int i = 0, first = 0; i < 3; i++) {
+        if (ends[i] <= first) continue;
+        gemm_problem part = *p;
+        part.features = ends[i] - first;
+        if (epilogue == GEMM_ROPE) {
+            part.first_feature += first;
+        } else {
+            part.weights += (size_t)first * p->weights_stride;
+            part.bias += first;
+            part.center += first;
+            part.out += first;
+        }
+        launch_product(q, epilogue, &part);
+        first = ends[i];
+    }
+}
+
+static void product(sequence *q, gemm_epilogue epilogue, gemm_problem *p) {
+    backend_session *s = q->s;
+    if (q->status != cudaSuccess || p->tokens <= 0) return;
+    if (p->scale == 0.0f) p->scale = 1.0f;
+    p->partial = s->partial;
+    p->ticket = s->ticket;
+    if (!p->row_period) p->row_period = 1;
+    if (s->engine->separate_qkv && (epilogue == GEMM_ROPE || epilogue == GEMM_STORE))
+        separate_products(q, epilogue, p);
+    else
+        launch_product(q, epilogue, p);
+}
+
 static void attention(sequence *q, const attention_problem *p, int tokens) {
     backend_session *s = q->s;
     if (q->status != cudaSuccess) return;
-    if (s->engine->hopper && p->head_dim == 256 && p->heads == 1) {
+    if (s->engine->plain_attention) {
+        LAUNCH(q, PI0_OP_ATTENTION, attention_plain_launch(p, dependent, s->stream));
+    } else if (s->engine->hopper && p->head_dim == 256 && p->heads == 1) {
         attention_plan plan;
         q->status = attention_hopper_plan(&plan, p, tokens, s->engine->encode);
         LAUNCH(q, PI0_OP_ATTENTION, attention_hopper_launch(&plan, dependent, s->stream));
@@ -362,6 +400,19 @@ static int suffix_split(const sequence *q, suffix_attention_problem *a) {
     return split;
 }
 
+/* Queries, keys and values of a step one after the other. */
+static void separate_suffix_products(sequence *q, const skinny_problem *p) {
+    for (int i = 0; i < 3; i++) {
+        skinny_problem part = *p;
+        const int first = i ? (p->heads + i - 1) * p->head_dim : 0;
+        part.first_head = i ? p->heads + i - 1 : 0;
+        part.features = (i ? 1 : p->heads) * p->head_dim;
+        part.weights += (size_t)first * p->weights_k;
+        if (part.shift) part.shift += first;
+        LAUNCH(q, PI0_OP_GEMM, skinny_launch(SKINNY_QKV, 2, &part, dependent, q->s->stream));
+    }
+}
+
 static void run_step(sequence *q, int step) {
     backend_session *s = q->s;
     const backend_engine *e = s->engine;
@@ -427,7 +478,10 @@ static void run_step(sequence *q, int step) {
         p.first_slot = s->has_state;
         p.rope = s->rope;
         p.prefix_valid = s->device.prefix_valid;
-        LAUNCH(q, PI0_OP_GEMM, skinny_launch(SKINNY_QKV, 2, &p, dependent, s->stream));
+        if (e->separate_qkv)
+            separate_suffix_products(q, &p);
+        else
+            LAUNCH(q, PI0_OP_GEMM, skinny_launch(SKINNY_QKV, 2, &p, dependent, s->stream));
 
         suffix_attention_problem a = {};
         a.q = s->token_q;
@@ -448,8 +502,11 @@ static void run_step(sequence *q, int step) {
         a.action_rows = action_rows;
         a.state_rows = state_rows;
         a.scale = 1.0f / sqrtf((float)c->head_dim);
-        const int split = suffix_split(q, &a);
-        LAUNCH(q, PI0_OP_ATTENTION, suffix_attention_launch(split, &a, dependent, s->stream));
+        const int split = suffix_split(q, &a), most_keys = q->key->longest + s->slots;
+        if (e->plain_attention)
+            LAUNCH(q, PI0_OP_ATTENTION, suffix_attention_plain_launch(&a, most_keys, dependent, s->stream));
+        else
+            LAUNCH(q, PI0_OP_ATTENTION, suffix_attention_launch(split, &a, dependent, s->stream));
 
         p = base;
         p.stats = NULL;
@@ -540,9 +597,9 @@ static void run_heads(sequence *q, int step) {
 static bool steps_fit(const backend_session *s, const graph_key *key) {
     const backend_engine *e = s->engine;
     const gemma_config *c = &e->config.expert;
-    return e->hopper && key->batch == 1 && c->width == 1024 && c->mlp == 4096 && c->heads == 8 && c->head_dim == 256 &&
-           e->config.action_dim == 32 && c->layers <= STREAM_MAX_LAYERS &&
-           stream_fits(key->rows, s->slots, e->multiprocessors);
+    return e->hopper && !e->plain_attention && !e->separate_qkv && key->batch == 1 && c->width == 1024 &&
+           c->mlp == 4096 && c->heads == 8 && c->head_dim == 256 && e->config.action_dim == 32 &&
+           c->layers <= STREAM_MAX_LAYERS && stream_fits(key->rows, s->slots, e->multiprocessors);
 }
 
 static void run_steps(sequence *q) {

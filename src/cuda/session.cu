@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "gemm_cublaslt.h"
 #include "session.h"
 extern "C" {
 #include "base/clock.h"
@@ -64,6 +65,12 @@ static void take_buffers(device_arena *a, backend_session *s) {
     s->keys = take_bf16(a, c->language.layers * rows * head_dim);
     s->values = take_bf16(a, c->language.layers * rows * head_dim);
     s->partial = (float *)device_take(a, gemm_partial_bytes(), 1);
+    if (s->engine->blas) {
+        const size_t prefix = rows * 2 * c->language.mlp,
+                     vit = vit_rows * (3 * inner > (size_t)c->vit.mlp ? 3 * inner : (size_t)c->vit.mlp);
+        s->sums = take_f32(a, prefix > vit ? prefix : vit);
+        s->blas_workspace = device_take(a, CUBLASLT_WORKSPACE_BYTES, 1);
+    }
     s->ticket = (unsigned *)device_take(a, GEMM_TICKETS, sizeof(unsigned));
     s->rope = (float2 *)device_take(
         a, (size_t)(o->cameras * c->vit.tokens + o->max_prompt_tokens + s->slots) * head_dim / 2, sizeof(float2));
@@ -118,7 +125,7 @@ extern "C" void cuda_session_close(backend_session *s) {
 static pi0_status open_profile(backend_session *s, pi0_error *error) {
     const model_config *c = &s->engine->config;
     s->marks_capacity =
-        16 + 5 * (c->vit.layers + c->language.layers) + (s->options.num_steps + 1) * (5 * c->expert.layers + 4);
+        16 + 7 * (c->vit.layers + c->language.layers) + (s->options.num_steps + 1) * (7 * c->expert.layers + 4);
     s->marks = (cudaEvent_t *)memory_zeroed(s->marks_capacity, sizeof *s->marks);
     s->mark_stage = (int *)memory_zeroed(s->marks_capacity, sizeof *s->mark_stage);
     s->mark_op = (int *)memory_zeroed(s->marks_capacity, sizeof *s->mark_op);

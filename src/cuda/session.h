@@ -68,6 +68,8 @@ struct backend_session {
     float2 *vit_stats, *stats;
     __nv_bfloat16 *operand, *q, *attention, *mlp, *keys, *values; /* keys, values [layers][rows, head_dim] */
     float *partial;
+    float *sums; /* cuBLASLt: of the largest product */
+    void *blas_workspace;
     unsigned *ticket;
     float2 *rope;
     float *rope_frequency;

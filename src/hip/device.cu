@@ -6,6 +6,7 @@
 #include "cuda/attention.h"
 #include "cuda/denoise.h"
 #include "cuda/engine.h"
+#include "cuda/gemm_cublaslt.h"
 #include "cuda/gemm_portable.h"
 extern "C" {
 #include "hip/modules.h"
@@ -82,3 +83,7 @@ cudaError_t stream_setup(void) { return cudaErrorNotSupported; }
 extern "C" size_t stream_exchange_bytes(int) { return 0; }
 extern "C" bool stream_fits(int, int, int) { return false; }
 extern "C" cudaError_t stream_launch(const stream_problem *, cudaStream_t) { return cudaErrorNotSupported; }
+extern "C" cudaError_t gemm_cublaslt_launch(const cublaslt *, gemm_epilogue, const gemm_problem *, float *, void *,
+                                            cudaStream_t) {
+    return cudaErrorNotSupported;
+}

@@ -3,6 +3,7 @@
  *
  *     check_cuda            compare and time
  *     check_cuda compare    compare only        check_cuda time    time only
+ *     check_cuda .. TEXT    products whose name holds TEXT           check_cuda .. TEXT portable    mma.sync alone
  *
  * Twins work in double precision on the bf16 values that the kernels get; of large results a random sample of elements
  * is compared, and all must have been written.
@@ -31,6 +32,7 @@
 typedef __nv_bfloat16 bf16;
 static uint64_t seed_state = 1;
 static int failures, multiprocessors;
+static bool portable_only;
 static void *encode;
 static cudaStream_t stream;
 
@@ -200,7 +202,8 @@ static void product(const product_case &c, bool compare, bool time) {
     };
 
     const gemm_choice chosen = gemm_choose(c.epilogue, &p, multiprocessors);
-    for (int variant = -1 - gemm_portable_variants(); variant < gemm_variant_count(c.epilogue); variant++)
+    for (int variant = -1 - gemm_portable_variants(); variant < (portable_only ? 0 : gemm_variant_count(c.epilogue));
+         variant++)
         for (int split = 1; split <= (variant < -1 ? 4 : 2); split++) {
             char text[64], label[80];
             gemm_variant_text(c.epilogue, variant, text, sizeof text);
@@ -372,6 +375,7 @@ static void attention(const attention_case &c, bool compare, bool time) {
 
 int main(int argc, char **argv) {
     const bool compare = argc < 2 || !strcmp(argv[1], "compare"), time = argc < 2 || !strcmp(argv[1], "time");
+    portable_only = argc > 3 && !strcmp(argv[3], "portable");
     if (cudaSetDevice(0) != cudaSuccess) {
         printf("no CUDA device: nothing to check\n");
         return 77;

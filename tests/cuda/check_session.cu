@@ -88,6 +88,22 @@ struct problem {
     problem(const problem &) = delete;
 };
 
+/* Options of the engines that are opened on the GPU. */
+struct variation {
+    const char *name;
+    pi0_gemm gemm;
+    pi0_attention attention;
+    bool fuse_qkv;
+};
+static const variation usual = {"usual", PI0_GEMM_AUTO, PI0_ATTENTION_AUTO, true};
+static const variation variations[] = {
+    {"own products", PI0_GEMM_OWN, PI0_ATTENTION_AUTO, true},
+    {"cuBLASLt", PI0_GEMM_CUBLASLT, PI0_ATTENTION_AUTO, true},
+    {"naive attention", PI0_GEMM_AUTO, PI0_ATTENTION_NAIVE, true},
+    {"separate products", PI0_GEMM_AUTO, PI0_ATTENTION_AUTO, false},
+};
+static variation varied = usual;
+
 static pi0_engine *open_engine(pi0_model model, pi0_backend backend, pi0_kernels kernels = PI0_KERNELS_AUTO,
                                pi0_rope rope = PI0_ROPE_EXACT, int seed = 5) {
     pi0_engine_options o;
@@ -99,6 +115,11 @@ static pi0_engine *open_engine(pi0_model model, pi0_backend backend, pi0_kernels
     o.backend = backend;
     o.kernels = kernels;
     o.rope = rope;
+    if (backend == PI0_BACKEND_CUDA) {
+        o.gemm = varied.gemm;
+        o.attention = varied.attention;
+        o.fuse_qkv = varied.fuse_qkv;
+    }
     o.precision = backend == PI0_BACKEND_CPU ? PI0_PRECISION_F32 : PI0_PRECISION_AUTO;
     o.threads = 2;
     pi0_engine *engine = NULL;
@@ -505,6 +526,43 @@ static void lost_device(void) {
     report(cpu_works(), "the CPU backend afterwards");
 }
 
+/* Whether this machine has what `varied` asks for. */
+static bool variation_there(void) {
+    pi0_engine_options o;
+    pi0_engine_options_default(&o);
+    o.model = PI0_MODEL_TINY_PI0;
+    o.backend = PI0_BACKEND_CUDA;
+    o.gemm = varied.gemm;
+    pi0_engine *engine = NULL;
+    pi0_error error = {};
+    const pi0_status status = pi0_engine_open(&engine, &o, &error);
+    pi0_engine_close(&engine);
+    if (status == PI0_ERROR_UNSUPPORTED) printf("%s: left out, %s\n", varied.name, error.message);
+    return status != PI0_ERROR_UNSUPPORTED;
+}
+
+/* Other products and attention give the same answer but for rounding. */
+static void real_variations(void) {
+    problem p(224, 257152, 20, 10, 0);
+    const std::vector<pi0_observation> batch(1, p.observation);
+    const pi0_session_options o = session_options(1, 20, 10, 10);
+    values want;
+    varied = usual;
+    for (int i = -1; i < (int)(sizeof variations / sizeof *variations); i++) {
+        if (i >= 0) varied = variations[i];
+        if (!variation_there()) continue;
+        pi0_engine *engine = open_engine(PI0_MODEL_PI0, PI0_BACKEND_CUDA);
+        pi0_session *session = open_session(engine, &o);
+        const values actions = infer(session, o, batch);
+        if (i < 0) want = actions;
+        const double apart = distance(actions, want);
+        if (i >= 0) report(apart <= BOUND_ACTIONS, "%s: actions %.1e from the usual ones", varied.name, apart);
+        pi0_session_close(&session);
+        pi0_engine_close(&engine);
+    }
+    varied = usual;
+}
+
 static void real_size(void) {
     for (pi0_model model : {PI0_MODEL_PI0, PI0_MODEL_PI05}) {
         const size_t before = device_free();
@@ -529,6 +587,7 @@ static void real_size(void) {
         pi0_session_close(&plain);
         pi0_engine_close(&engine);
     }
+    real_variations();
     first_seen(PI0_MODEL_PI0, 224, 257152, 1, 10);
     first_seen(PI0_MODEL_PI0, 224, 257152, 4, 10);
 }
@@ -578,6 +637,15 @@ int main(int argc, char **argv) {
             random_problems(model, kernels, few ? 2 : 168);
             if (!few) batches(model, kernels);
         }
+    for (const variation &v : variations) {
+        varied = v;
+        if (few || !variation_there()) continue;
+        printf("%s\n", v.name);
+        random_problems(PI0_MODEL_TINY_PI0, PI0_KERNELS_AUTO, 16);
+        random_problems(PI0_MODEL_TINY_PI05, PI0_KERNELS_PORTABLE, 16);
+        batches(PI0_MODEL_TINY_PI0, PI0_KERNELS_AUTO);
+    }
+    varied = usual;
     if (!few) {
         rope_option();
         threads(PI0_KERNELS_AUTO);
