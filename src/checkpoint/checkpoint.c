@@ -162,34 +162,59 @@ static checkpoint_entry *find_entry(const checkpoint *checkpoint, const char *ca
     return NULL;
 }
 
+/* Room for one more in a list of `count`; what it holds moves. */
+static pi0_status make_room(void **list, size_t count, size_t *capacity, size_t size, pi0_error *error) {
+    if (count < *capacity) return PI0_OK;
+    size_t wanted = *capacity ? 2 * *capacity : 64;
+    void *grown = memory_resize(*list, *capacity * size, wanted * size);
+    if (!grown) return error_memory(error, wanted * size, "a list of tensors");
+    *list = grown;
+    *capacity = wanted;
+    return PI0_OK;
+}
+
 static pi0_status add_missing(checkpoint *checkpoint, const char *name, pi0_error *error) {
-    if (checkpoint->missing_count == checkpoint->missing_capacity) {
-        size_t capacity = checkpoint->missing_capacity ? 2 * checkpoint->missing_capacity : 64;
-        char **missing = memory_resize(checkpoint->missing, checkpoint->missing_capacity * sizeof *missing,
-                                       capacity * sizeof *missing);
-        if (!missing) return error_memory(error, capacity * sizeof *missing, "the list of missing tensors");
-        checkpoint->missing = missing;
-        checkpoint->missing_capacity = capacity;
-    }
+    void *list = checkpoint->missing;
+    TRY(make_room(&list, checkpoint->missing_count, &checkpoint->missing_capacity, sizeof *checkpoint->missing, error));
+    checkpoint->missing = list;
     char *copy = memory_string(name);
     if (!copy) return error_memory(error, strlen(name), "the name of a missing tensor");
     checkpoint->missing[checkpoint->missing_count++] = copy;
     return PI0_OK;
 }
 
-static pi0_status check_tensor(const checkpoint *checkpoint, const tensor *tensor, const weight_slot *slot,
-                               pi0_error *error) {
+static pi0_status add_unfit(checkpoint *checkpoint, const unfit_tensor *unfit, pi0_error *error) {
+    void *list = checkpoint->unfit;
+    TRY(make_room(&list, checkpoint->unfit_count, &checkpoint->unfit_capacity, sizeof *checkpoint->unfit, error));
+    checkpoint->unfit = list;
+    checkpoint->unfit[checkpoint->unfit_count++] = *unfit;
+    return PI0_OK;
+}
+
+/* False: what is wrong with it is in *unfit. */
+static bool fits(const tensor *tensor, const weight_slot *slot, unfit_tensor *unfit) {
     bool same = tensor->rank == slot->rank;
     for (int i = 0; same && i < slot->rank; i++) same = tensor->shape[i] == slot->shape[i];
-    char expected[200], found[200];
-    if (!same)
-        return error_set(error, PI0_ERROR_FORMAT, "%.300s: tensor '%.300s': expected shape %s, found %s",
-                         checkpoint->path, tensor->name, shape_text(slot->rank, slot->shape, expected, sizeof expected),
-                         tensor_shape_text(tensor, found, sizeof found));
-    if (tensor->dtype != DTYPE_BF16 && tensor->dtype != DTYPE_F16 && tensor->dtype != DTYPE_F32)
-        return error_set(error, PI0_ERROR_FORMAT, "%.300s: tensor '%.300s': expected dtype BF16, F16 or F32, found %s",
-                         checkpoint->path, tensor->name, tensor_dtype_name(tensor->dtype));
-    return PI0_OK;
+    char shape[90];
+    *unfit = (unfit_tensor){.name = tensor->name};
+    if (!same) {
+        shape_text(slot->rank, slot->shape, shape, sizeof shape);
+        snprintf(unfit->expected, sizeof unfit->expected, "shape %s", shape);
+        snprintf(unfit->found, sizeof unfit->found, "%s", tensor_shape_text(tensor, shape, sizeof shape));
+        return false;
+    }
+    if (tensor->dtype == DTYPE_BF16 || tensor->dtype == DTYPE_F16 || tensor->dtype == DTYPE_F32) return true;
+    snprintf(unfit->expected, sizeof unfit->expected, "dtype BF16, F16 or F32");
+    snprintf(unfit->found, sizeof unfit->found, "%s", tensor_dtype_name(tensor->dtype));
+    return false;
+}
+
+static pi0_status check_tensor(check *check, const tensor *tensor, const weight_slot *slot, pi0_error *error) {
+    unfit_tensor unfit;
+    if (fits(tensor, slot, &unfit)) return PI0_OK;
+    if (check->lenient) return add_unfit(check->checkpoint, &unfit, error);
+    return error_set(error, PI0_ERROR_FORMAT, "%.300s: tensor '%.300s': expected %s, found %s", check->checkpoint->path,
+                     unfit.name, unfit.expected, unfit.found);
 }
 
 static pi0_status check_slot(void *user, const weight_slot *slot, pi0_error *error) {
@@ -203,8 +228,8 @@ static pi0_status check_slot(void *user, const weight_slot *slot, pi0_error *err
     }
     checkpoint_entry *entry = find_entry(checkpoint, slot->name);
     if (entry && counted) entry->used = true;
-    if (check->unread || (entry && check->lenient)) return PI0_OK;
-    return entry ? check_tensor(checkpoint, entry->tensor, slot, error) : add_missing(checkpoint, slot->name, error);
+    if (check->unread) return PI0_OK;
+    return entry ? check_tensor(check, entry->tensor, slot, error) : add_missing(checkpoint, slot->name, error);
 }
 
 static pi0_status list_unused(checkpoint *checkpoint, pi0_error *error) {
@@ -317,6 +342,7 @@ void checkpoint_close(checkpoint **checkpoint) {
     struct checkpoint *closing = *checkpoint;
     for (size_t i = 0; i < closing->missing_count; i++) memory_release(closing->missing[i]);
     memory_release(closing->missing);
+    memory_release(closing->unfit);
     memory_release(closing->unused);
     memory_release(closing->by_name);
     memory_release(closing->entries);
@@ -357,6 +383,10 @@ const tensor *checkpoint_at(const checkpoint *checkpoint, size_t index) { return
 size_t checkpoint_missing_count(const checkpoint *checkpoint) { return checkpoint->missing_count; }
 
 const char *checkpoint_missing(const checkpoint *checkpoint, size_t index) { return checkpoint->missing[index]; }
+
+size_t checkpoint_unfit_count(const checkpoint *checkpoint) { return checkpoint->unfit_count; }
+
+const unfit_tensor *checkpoint_unfit(const checkpoint *checkpoint, size_t index) { return &checkpoint->unfit[index]; }
 
 size_t checkpoint_unused_count(const checkpoint *checkpoint) { return checkpoint->unused_count; }
 

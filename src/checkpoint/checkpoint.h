@@ -22,7 +22,7 @@ typedef struct checkpoint checkpoint;
  * refused. */
 pi0_status checkpoint_open(checkpoint **checkpoint, const char *path, pi0_model model, const log_sink *log,
                            pi0_error *error);
-/* The same, but missing or misshapen tensors are no error (for `inspect`): see checkpoint_missing. */
+/* The same, but missing or unfit tensors are no error (for `inspect`): see checkpoint_missing, checkpoint_unfit. */
 pi0_status checkpoint_open_lenient(checkpoint **checkpoint, const char *path, pi0_model model, const log_sink *log,
                                    pi0_error *error);
 void checkpoint_close(checkpoint **checkpoint);
@@ -48,6 +48,13 @@ size_t checkpoint_count(const checkpoint *checkpoint);
 const tensor *checkpoint_at(const checkpoint *checkpoint, size_t index);
 size_t checkpoint_missing_count(const checkpoint *checkpoint);
 const char *checkpoint_missing(const checkpoint *checkpoint, size_t index);
+/* Tensors of another shape or dtype than inference takes; none where checkpoint_open succeeded. */
+typedef struct unfit_tensor {
+    const char *name; /* the file's */
+    char expected[100], found[100];
+} unfit_tensor;
+size_t checkpoint_unfit_count(const checkpoint *checkpoint);
+const unfit_tensor *checkpoint_unfit(const checkpoint *checkpoint, size_t index);
 size_t checkpoint_unused_count(const checkpoint *checkpoint);
 const char *checkpoint_unused(const checkpoint *checkpoint, size_t index);
 

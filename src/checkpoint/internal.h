@@ -30,6 +30,8 @@ struct checkpoint {
     int64_t parameters;
     char **missing; /* [missing_count] */
     size_t missing_count, missing_capacity;
+    unfit_tensor *unfit; /* [unfit_count] */
+    size_t unfit_count, unfit_capacity;
     const char **unused; /* [unused_count] */
     size_t unused_count;
 };

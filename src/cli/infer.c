@@ -20,19 +20,7 @@ static const size_t MAX_REQUEST_BYTES = (size_t)256 << 20;
 
 pi0_status inference_prepare(inference *run, const infer_options *o, pi0_error *error) {
     *run = (inference){.options = o};
-    pi0_policy_options options;
-    pi0_policy_options_default(&options);
-    options.config = o->config;
-    options.checkpoint = o->model.checkpoint;
-    options.norm_stats = o->norm_stats;
-    options.tokenizer = o->tokenizer;
-    options.default_prompt = o->default_prompt;
-    options.model = (pi0_model)o->model.model;
-    options.horizon = o->horizon;
-    options.log = terminal_log;
-    TRY(pi0_policy_open(&run->policy, &options, error));
-    run->policy_info = (pi0_policy_info){.struct_size = sizeof run->policy_info};
-    return pi0_policy_describe(run->policy, &run->policy_info, error);
+    return policy_options_open(&run->policy, &run->policy_info, &o->policy, &o->model, NULL, NULL, error);
 }
 
 /* float32 [rows, columns] of a .npy file into values. */
@@ -77,37 +65,17 @@ static pi0_status make_tables(inference *run, int batch, pi0_error *error) {
     return PI0_OK;
 }
 
-pi0_status infer_check_engine(const pi0_policy_info *policy, const pi0_engine *engine, const char *checkpoint,
-                              pi0_error *error) {
-    static const char *const names[] = {"pi0", "pi0.5"};
-    pi0_engine_info info = {.struct_size = sizeof info};
-    TRY(pi0_engine_describe(engine, &info, error));
-    if (info.family != policy->family)
-        return error_set(error, PI0_ERROR_ARGUMENT, "%s is for %s, but %s holds %s",
-                         policy->config ? policy->config : "the policy", names[policy->family], checkpoint,
-                         names[info.family]);
-    if (info.image_size != policy->image_size || info.action_dim != policy->action_dim)
-        return error_set(error, PI0_ERROR_ARGUMENT,
-                         "%s takes images of %d pixels and %d action columns, the policy was prepared for %d and %d",
-                         checkpoint, info.image_size, info.action_dim, policy->image_size, policy->action_dim);
-    return PI0_OK;
-}
-
 pi0_status inference_load(inference *run, int batch, int max_tokens, pi0_error *error) {
     const infer_options *o = run->options;
     TRY(make_tables(run, batch, error));
-    pi0_engine_options engine = options_engine(&o->common, &o->model);
-    if (engine.model == PI0_MODEL_AUTO)
-        engine.model = run->policy_info.family == PI0_FAMILY_PI05 ? PI0_MODEL_PI05 : PI0_MODEL_PI0;
-    TRY(pi0_engine_open(&run->engine, &engine, error));
-    TRY(infer_check_engine(&run->policy_info, run->engine, o->model.checkpoint, error));
+    TRY(policy_options_open_engine(&run->engine, &run->policy_info, &o->common, &o->model, NULL, NULL, error));
     pi0_session_options session;
     pi0_session_options_default(&session, run->engine);
     session.cameras = run->policy_info.cameras;
     session.max_batch = batch;
     session.max_prompt_tokens = max_tokens;
     session.horizon = run->policy_info.horizon;
-    session.num_steps = o->steps ? o->steps : run->policy_info.num_steps;
+    session.num_steps = o->policy.steps ? o->policy.steps : run->policy_info.num_steps;
     return pi0_session_open(&run->session, run->engine, &session, error);
 }
 
@@ -355,7 +323,7 @@ static int check_usage(const infer_options *o, bool seed_given, bool batch_size_
                               "%s brings images, prompt and state: --image, --prompt, --tokens and --state "
                               "cannot be added",
                               o->request ? "--request" : "--batch");
-    if (!o->request && !o->batch && !o->images.count && !o->prompt && !o->default_prompt && !o->tokens.values)
+    if (!o->request && !o->batch && !o->images.count && !o->prompt && !o->policy.default_prompt && !o->tokens.values)
         return options_refuse(name, "no input: expected --image KEY=FILE, --prompt TEXT, --tokens LIST or --request "
                                     "FILE");
     if (o->prompt && o->tokens.values) return options_refuse(name, "--prompt and --tokens: expected one of them");
@@ -386,38 +354,8 @@ int command_infer(int argc, char **argv) {
     bool seed_given = false, batch_size_given = false;
     option model[MODEL_OPTION_COUNT + 1];
     model_options_table(model, &o.model);
-    const option policy[] = {
-        {.name = "--config",
-         .kind = OPTION_TEXT,
-         .target = &o.config,
-         .value = "NAME",
-         .help = "one of openpi's named configs: robot, horizon, prompt length, normalisation (pi0_aloha_sim, "
-                 "pi05_droid, pi0_libero, pi05_ur5, ...); without one an openpi checkpoint has no robot, and a lerobot "
-                 "checkpoint brings its own"},
-        {.name = "--norm-stats",
-         .kind = OPTION_TEXT,
-         .target = &o.norm_stats,
-         .value = "FILE",
-         .help = "a norm_stats.json in place of the checkpoint's"},
-        {.name = "--tokenizer",
-         .kind = OPTION_TEXT,
-         .target = &o.tokenizer,
-         .value = "FILE",
-         .help = "PaliGemma's SentencePiece model, for prompts"},
-        {.name = "--default-prompt",
-         .kind = OPTION_TEXT,
-         .target = &o.default_prompt,
-         .value = "TEXT",
-         .help = "for a request without a prompt"},
-        {.name = "--horizon",
-         .kind = OPTION_INT,
-         .target = &o.horizon,
-         .value = "N",
-         .help = "rows of the answer (default: the config's, else 10)",
-         .minimum = 1,
-         .maximum = 4096},
-        {0},
-    };
+    option policy[POLICY_OPTION_COUNT + 1];
+    policy_options_table(policy, &o.policy);
     const option request[] = {
         {.name = "--image",
          .kind = OPTION_PAIRS,
@@ -484,13 +422,6 @@ int command_infer(int argc, char **argv) {
          .target = &o.noise,
          .value = "FILE.npy",
          .help = "the noise itself: float32 [horizon, 32]"},
-        {.name = "--num-steps|--steps",
-         .kind = OPTION_INT,
-         .target = &o.steps,
-         .value = "N",
-         .help = "Euler steps (default: what a lerobot checkpoint's config.json says, else 10)",
-         .minimum = 1,
-         .maximum = 1000},
         {.name = "--model-actions",
          .kind = OPTION_TEXT,
          .target = &o.model_actions,

@@ -2,18 +2,18 @@
 #ifndef PI0_CLI_INFER_H
 #define PI0_CLI_INFER_H
 
-#include "cli/options.h"
+#include "cli/policy_options.h"
 #include "pi0.h"
 
 typedef struct infer_options {
     common_options common;
     model_options model;
-    const char *config, *norm_stats, *tokenizer, *prompt, *default_prompt;
+    policy_options policy;
+    const char *prompt;
     option_pairs images;
     option_ints tokens;
     option_floats state;
     uint64_t seed;
-    int steps, horizon; /* 0: the policy's */
     const char *noise, *request, *batch, *dump_inputs, *model_actions, *out;
     int batch_size;
     const char *shard_text;            /* "1/4", read into the next two */
@@ -47,9 +47,6 @@ pi0_status inference_run(inference *run, pi0_input *const *inputs, int count, in
 pi0_status inference_finish(inference *run, const pi0_input *input, int index, infer_times *times, pi0_error *error);
 void inference_release(inference *run);
 
-/* The policy and the weights have to be for the same model. */
-pi0_status infer_check_engine(const pi0_policy_info *policy, const pi0_engine *engine, const char *checkpoint,
-                              pi0_error *error);
 /* Valid tokens of a prepared request. */
 int infer_token_count(const pi0_input *input);
 /* One msgpack file. */

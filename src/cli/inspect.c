@@ -28,17 +28,22 @@ static const char *family_word(const checkpoint *checkpoint) {
 
 /* Takes over `statistics`. */
 static int print_json(const checkpoint *checkpoint, json_t *statistics) {
-    json_t *tensors = json_array(), *missing = json_array(), *unused = json_array();
+    json_t *tensors = json_array(), *missing = json_array(), *unfit = json_array(), *unused = json_array();
     for (size_t i = 0; i < checkpoint_count(checkpoint); i++)
         json_array_append_new(tensors, tensor_json(checkpoint_at(checkpoint, i)));
     for (size_t i = 0; i < checkpoint_missing_count(checkpoint); i++)
         json_array_append_new(missing, json_string(checkpoint_missing(checkpoint, i)));
+    for (size_t i = 0; i < checkpoint_unfit_count(checkpoint); i++) {
+        const unfit_tensor *tensor = checkpoint_unfit(checkpoint, i);
+        json_array_append_new(unfit, json_pack("{s:s, s:s, s:s}", "name", tensor->name, "expected", tensor->expected,
+                                               "found", tensor->found));
+    }
     for (size_t i = 0; i < checkpoint_unused_count(checkpoint); i++)
         json_array_append_new(unused, json_string(checkpoint_unused(checkpoint, i)));
-    return json_print(json_pack("{s:s, s:s, s:I, s:o, s:o, s:o, s:o}", "layout",
-                                checkpoint_layout_name(checkpoint_get_layout(checkpoint)), "family",
-                                family_word(checkpoint), "parameters", (json_int_t)checkpoint_parameters(checkpoint),
-                                "tensors", tensors, "missing", missing, "unused", unused, "norm_stats", statistics));
+    return json_print(json_pack(
+        "{s:s, s:s, s:I, s:o, s:o, s:o, s:o, s:o}", "layout", checkpoint_layout_name(checkpoint_get_layout(checkpoint)),
+        "family", family_word(checkpoint), "parameters", (json_int_t)checkpoint_parameters(checkpoint), "tensors",
+        tensors, "missing", missing, "unfit", unfit, "unused", unused, "norm_stats", statistics));
 }
 
 /* ---- text -------------------------------------------------------------------------------------------------------- */
@@ -185,6 +190,11 @@ static int print_text(const checkpoint *checkpoint, const json_t *statistics) {
     print_dtypes(checkpoint);
     int exit_code = print_tensors(checkpoint);
     print_names("missing (inference needs them)", checkpoint, checkpoint_missing_count(checkpoint), checkpoint_missing);
+    printf("\nunfit (inference takes them in another form):%s\n", checkpoint_unfit_count(checkpoint) ? "" : " none");
+    for (size_t i = 0; i < checkpoint_unfit_count(checkpoint); i++) {
+        const unfit_tensor *unfit = checkpoint_unfit(checkpoint, i);
+        printf("  %s: expected %s, found %s\n", unfit->name, unfit->expected, unfit->found);
+    }
     print_names("unused (inference does not read them)", checkpoint, checkpoint_unused_count(checkpoint),
                 checkpoint_unused);
     print_statistics(statistics);
@@ -199,9 +209,11 @@ int command_inspect(int argc, char **argv) {
     const option options[] = {rows[1], {0}};
     const command_line line = {
         .name = "inspect",
-        .summary = "what is in a checkpoint: family, layout, dtypes, shapes, missing and unused tensors, statistics",
-        .description = "DIR is a checkpoint directory in openpi's or lerobot's layout, or synthetic[:SEED]. Missing\n"
-                       "tensors are listed, not refused; the exit code is 1 only where a file cannot be read.",
+        .summary =
+            "what is in a checkpoint: family, layout, dtypes, shapes, missing, unfit and unused tensors, statistics",
+        .description =
+            "DIR is a checkpoint directory in openpi's or lerobot's layout, or synthetic[:SEED]. Missing\n"
+            "and unfit tensors are listed, not refused; the exit code is 1 only where a file cannot be read.",
         .examples = "  pi0 inspect ~/checkpoints/pi0_base\n"
                     "  pi0 inspect ~/checkpoints/pi0_base --json\n",
         .operand = "DIR",

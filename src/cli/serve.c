@@ -13,8 +13,7 @@
 #include "base/file.h"
 #include "base/memory.h"
 #include "cli/commands.h"
-#include "cli/infer.h"
-#include "cli/options.h"
+#include "cli/policy_options.h"
 #include "cli/terminal.h"
 #ifdef PI0_WITH_SERVE
 #include "serve/metadata.h"
@@ -24,8 +23,8 @@
 typedef struct serve_options {
     common_options common;
     model_options model;
-    const char *config, *norm_stats, *tokenizer, *default_prompt;
-    int horizon, steps, environment;
+    policy_options policy;
+    int environment;
     const char *host, *tls_cert, *tls_key, *api_key_file, *record_dir;
     int port, max_clients, max_message_bytes, max_queue, batch;
     double request_timeout_ms, idle_timeout_s, drain_timeout_s, batch_window_ms;
@@ -140,40 +139,23 @@ static pi0_status read_api_key(service *v, pi0_error *error) {
     return PI0_OK;
 }
 
+/* NULL: the terminal's */
+static pi0_log_function log_of(const service *v) { return v->options->log_json ? library_log : NULL; }
+
 static pi0_status open_policy(service *v, pi0_error *error) {
     const serve_options *o = v->options;
-    pi0_policy_options policy;
-    pi0_policy_options_default(&policy);
-    policy.config = o->config;
-    policy.checkpoint = o->model.checkpoint;
-    policy.norm_stats = o->norm_stats;
-    policy.tokenizer = o->tokenizer;
-    policy.default_prompt = o->default_prompt;
-    policy.model = (pi0_model)o->model.model;
-    policy.horizon = o->horizon;
-    policy.log = o->log_json ? library_log : terminal_log;
-    policy.log_user = &v->log;
-    TRY(pi0_policy_open(&v->policy, &policy, error));
-    v->policy_info = (pi0_policy_info){.struct_size = sizeof v->policy_info};
-    TRY(pi0_policy_describe(v->policy, &v->policy_info, error));
+    TRY(policy_options_open(&v->policy, &v->policy_info, &o->policy, &o->model, log_of(v), &v->log, error));
     return metadata_encode(&v->metadata, v->policy_info.metadata_json, error);
 }
 
 static pi0_status open_engine(service *v, pi0_error *error) {
     const serve_options *o = v->options;
-    pi0_engine_options engine = options_engine(&o->common, &o->model);
-    if (engine.model == PI0_MODEL_AUTO)
-        engine.model = v->policy_info.family == PI0_FAMILY_PI05 ? PI0_MODEL_PI05 : PI0_MODEL_PI0;
-    if (o->log_json) {
-        engine.log = library_log;
-        engine.log_user = &v->log;
-    }
-    TRY(pi0_engine_open(&v->engine, &engine, error));
+    TRY(policy_options_open_engine(&v->engine, &v->policy_info, &o->common, &o->model, log_of(v), &v->log, error));
     pi0_engine_info info = {.struct_size = sizeof info};
     TRY(pi0_engine_describe(v->engine, &info, error));
     snprintf(v->about, sizeof v->about, "%s%s%s on %s, %s", v->policy_info.config ? v->policy_info.config : "",
              v->policy_info.config ? " " : "", info.layout, info.device_name, options_precision_name(info.precision));
-    return infer_check_engine(&v->policy_info, v->engine, o->model.checkpoint, error);
+    return PI0_OK;
 }
 
 static void tell_address(void *user, const char *host, int port) {
@@ -228,7 +210,7 @@ static pi0_status open_service(service *v, pi0_error *error) {
                      &(handler_options){.engine = v->engine,
                                         .policy = v->policy,
                                         .batch = o->batch,
-                                        .num_steps = o->steps,
+                                        .num_steps = o->policy.steps,
                                         .seeded = o->seeded,
                                         .seed = o->seed,
                                         .record_dir = o->record_dir,
@@ -344,8 +326,8 @@ static const char environment_words[] = "ALOHA|ALOHA_SIM|DROID|LIBERO";
 /* Completes the options; 0 when they make sense. */
 static int check_usage(serve_options *o) {
     static const char name[] = "serve";
-    if (o->config && o->environment) return options_refuse(name, "--config and --env: expected one of them");
-    if (o->environment) o->config = environment_configs[o->environment];
+    if (o->policy.config && o->environment) return options_refuse(name, "--config and --env: expected one of them");
+    if (o->environment) o->policy.config = environment_configs[o->environment];
     if (strncmp(o->model.checkpoint, "gs://", 5) == 0)
         return options_refuse(name, "--checkpoint %s: expected a directory of this machine; download it first",
                               o->model.checkpoint);
@@ -371,48 +353,15 @@ int command_serve(int argc, char **argv) {
     option model[MODEL_OPTION_COUNT + 1];
     model_options_table(model, &o.model);
     model[0].given = &o.checkpoint_given;
-    const option policy[] = {
-        {.name = "--config",
-         .kind = OPTION_TEXT,
-         .target = &o.config,
-         .value = "NAME",
-         .help = "one of openpi's named configs (pi0_aloha_sim, pi05_droid, pi0_libero, pi05_ur5, ...); without one an "
-                 "openpi checkpoint has no robot, and a lerobot checkpoint brings its own"},
+    option policy[POLICY_OPTION_COUNT + 1];
+    policy_options_table(policy, &o.policy);
+    const option fixed[] = {
         {.name = "--env",
          .kind = OPTION_CHOICE,
          .target = &o.environment,
          .value = environment_words,
          .help = "openpi's word for a config: pi05_aloha, pi0_aloha_sim, pi05_droid, pi05_libero",
          .minimum = 1},
-        {.name = "--norm-stats",
-         .kind = OPTION_TEXT,
-         .target = &o.norm_stats,
-         .value = "FILE",
-         .help = "a norm_stats.json in place of the checkpoint's"},
-        {.name = "--tokenizer",
-         .kind = OPTION_TEXT,
-         .target = &o.tokenizer,
-         .value = "FILE",
-         .help = "PaliGemma's SentencePiece model, for prompts"},
-        {.name = "--default-prompt",
-         .kind = OPTION_TEXT,
-         .target = &o.default_prompt,
-         .value = "TEXT",
-         .help = "for a request without a prompt"},
-        {.name = "--horizon",
-         .kind = OPTION_INT,
-         .target = &o.horizon,
-         .value = "N",
-         .help = "rows of the answer (default: the config's, else 10)",
-         .minimum = 1,
-         .maximum = 4096},
-        {.name = "--num-steps|--steps",
-         .kind = OPTION_INT,
-         .target = &o.steps,
-         .value = "N",
-         .help = "Euler steps (default: what the checkpoint asks for, else 10)",
-         .minimum = 1,
-         .maximum = 1000},
         {.name = "--seed",
          .kind = OPTION_SEED,
          .target = &o.seed,
@@ -533,6 +482,7 @@ int command_serve(int argc, char **argv) {
             "  pi0 serve ... --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem --api-key-file key.txt\n",
         .groups = (const option_group[]){{"model", model},
                                          {"policy", policy},
+                                         {"environment and noise", fixed},
                                          {"network", network},
                                          {"limits", limits},
                                          {"batching", batching},

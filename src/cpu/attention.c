@@ -162,10 +162,12 @@ void attention_run(ops *context, operand *out, const operand *q, const operand *
     int rows = shape->queries * job.group, full_panels = job.packed / job.width;
     int new_panels = job.key_panels - full_panels, pack_tasks = shape->kv_heads * new_panels;
     int row_tiles = (rows + kernels->tile_rows - 1) / kernels->tile_rows;
-    int tiles = row_tiles * shape->kv_heads / context->threads;
+    double scores = (double)shape->queries * shape->heads * shape->keys;
+    int threads = threads_worth(context, 2 * scores * shape->head_dim);
+    int tiles = row_tiles * shape->kv_heads / threads;
     tiles = tiles < 1 ? 1 : tiles > ATTENTION_TILES ? ATTENTION_TILES : tiles;
     int at_once = tiles * kernels->tile_rows, tasks = (rows + at_once - 1) / at_once;
-#pragma omp parallel num_threads(context->threads)
+#pragma omp parallel num_threads(threads)
     {
         thread_part_begin(context);
 #pragma omp for schedule(dynamic, 1) nowait

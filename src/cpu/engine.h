@@ -22,6 +22,14 @@ static inline unsigned char *thread_scratch(const ops *context) {
     return context->scratch + (size_t)omp_get_thread_num() * context->thread_scratch_bytes;
 }
 
+/* How many threads an op of so many multiplications is worth: waking one, and waiting for it where other programs want
+ * the processors too, costs about as much as this many. */
+static inline int threads_worth(const ops *context, double multiplications) {
+    const double own = 4e5;
+    double useful = multiplications / own;
+    return useful < 2 ? 1 : useful < context->threads ? (int)useful : context->threads;
+}
+
 size_t product_scratch_bytes(const ops *context); /* per thread */
 void product_linear(ops *, float *y, const operand *x, const weight *w, const float *bias, int rows, bool add);
 void product_linear_f32(ops *, float *y, const float *x, const weight *w, const float *bias, int rows, bool add);

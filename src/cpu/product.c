@@ -83,6 +83,13 @@ static tile_target target_of(const ops *context, const product *p, const column_
     return target;
 }
 
+/* Reading a weight from memory takes as long as about eight multiplications. */
+static int product_threads(const ops *context, const product *p) {
+    double columns = 0;
+    for (int i = 0; i < p->count; i++) columns += p->w[i]->rows;
+    return threads_worth(context, columns * p->k * (p->rows + 8.0));
+}
+
 /* ---- many rows ---- */
 
 static void pack_panel(const kernels *kernels, float *panel, const product *p, const column_range *range, int first_k,
@@ -145,19 +152,19 @@ static void multiply_tiles(const ops *context, const product *p, unsigned char *
 
 static void multiply_many_rows(ops *context, const product *p) {
     const kernels *kernels = context->kernels;
+    int threads = product_threads(context, p);
     int panels = piece_count(p, p->gated ? kernels->lanes : 2 * kernels->lanes);
     /* A few tasks a thread, so that a slow thread takes fewer; but panels enough that copying x is little beside it. */
-    int wanted = 4 * context->threads;
+    int wanted = 4 * threads;
     int at_once = (panels + wanted - 1) / wanted;
     at_once = at_once < 6 ? 6 : at_once > context->panels ? context->panels : at_once;
     if (at_once > panels) at_once = panels;
     int column_tasks = (panels + at_once - 1) / at_once;
-    if (context->threads == 1) column_tasks = (panels + context->panels - 1) / context->panels;
+    if (threads == 1) column_tasks = (panels + context->panels - 1) / context->panels;
     int row_tasks = (p->rows + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE;
-    while (column_tasks * row_tasks < 2 * context->threads && p->rows / (row_tasks + 1) >= 8 * kernels->tile_rows)
-        row_tasks++;
+    while (column_tasks * row_tasks < 2 * threads && p->rows / (row_tasks + 1) >= 8 * kernels->tile_rows) row_tasks++;
     int tile_rows = (p->rows + kernels->tile_rows - 1) / kernels->tile_rows;
-#pragma omp parallel num_threads(context->threads)
+#pragma omp parallel num_threads(threads)
     {
         thread_part_begin(context);
 #pragma omp for schedule(dynamic, 1) nowait
@@ -182,7 +189,7 @@ typedef struct skinny_plan {
     size_t block_floats;    /* of one group's packed x and one block of k */
 } skinny_plan;
 
-static skinny_plan plan_skinny(const ops *context, const product *p) {
+static skinny_plan plan_skinny(const ops *context, const product *p, int threads) {
     skinny_plan plan = {.groups = (p->rows + context->kernels->skinny_rows - 1) / context->kernels->skinny_rows};
     plan.group_rows = (p->rows + plan.groups - 1) / plan.groups;
     int fitting = (int)(context->l1_bytes / 2 / sizeof(float)) / plan.group_rows;
@@ -190,7 +197,7 @@ static skinny_plan plan_skinny(const ops *context, const product *p) {
     plan.block_k = ((p->k + blocks - 1) / blocks + 31) / 32 * 32;
     plan.block_floats = (size_t)plan.group_rows * plan.block_k;
     plan.columns = SKINNY_TASK_COLUMNS;
-    while (plan.columns > 16 && piece_count(p, plan.columns) < 4 * context->threads) plan.columns /= 2;
+    while (plan.columns > 16 && piece_count(p, plan.columns) < 4 * threads) plan.columns /= 2;
     return plan;
 }
 
@@ -227,9 +234,10 @@ static void multiply_columns(const ops *context, const product *p, const skinny_
 
 static void multiply_few_rows(ops *context, const product *p) {
     const kernels *kernels = context->kernels;
-    skinny_plan plan = plan_skinny(context, p);
+    int threads = product_threads(context, p);
+    skinny_plan plan = plan_skinny(context, p, threads);
     int tasks = piece_count(p, plan.columns);
-#pragma omp parallel num_threads(context->threads)
+#pragma omp parallel num_threads(threads)
     {
         thread_part_begin(context);
         float *sums = (float *)thread_scratch(context);
@@ -244,9 +252,9 @@ static void multiply_few_rows(ops *context, const product *p) {
             }
         }
         /* neighbouring tasks for each thread: what is fetched beyond the end of one is the beginning of the next */
-        int threads = omp_get_num_threads(), thread = omp_get_thread_num();
-        int last = (int)((int64_t)tasks * (thread + 1) / threads);
-        for (int task = (int)((int64_t)tasks * thread / threads); task < last; task++) {
+        int team = omp_get_num_threads(), thread = omp_get_thread_num();
+        int last = (int)((int64_t)tasks * (thread + 1) / team);
+        for (int task = (int)((int64_t)tasks * thread / team); task < last; task++) {
             multiply_columns(context, p, &plan, x, sums, piece(p, plan.columns, task));
         }
         thread_part_end(context);

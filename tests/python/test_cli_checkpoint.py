@@ -164,3 +164,20 @@ def test_broken_statistics_are_told_and_the_rest_too(tiny):
     assert done.returncode == 1 and "other/norm_stats.json" in done.stderr
     told = json.loads(done.stdout)
     assert told["norm_stats"]["other"] is None and len(told["norm_stats"]) == 2
+
+
+def test_inspect_lists_tensors_of_another_shape_or_type(tiny):
+    def change(header):
+        header["action_in_proj.bias"]["shape"] = [2, 16]
+        header["state_proj.bias"]["dtype"] = "I16"
+
+    assert ok_json("inspect", tiny)["unfit"] == []
+    rewrite(tiny / "model.safetensors", change)
+    told = ok_json("inspect", tiny)
+    assert told["missing"] == [] and sorted(told["unfit"], key=lambda entry: entry["name"]) == [
+        {"name": "action_in_proj.bias", "expected": "shape [32]", "found": "[2, 16]"},
+        {"name": "state_proj.bias", "expected": "dtype BF16, F16 or F32", "found": "I16"}]
+    text = ok("inspect", tiny)
+    assert "action_in_proj.bias: expected shape [32], found [2, 16]\n" in text
+    says = refused("infer", "--checkpoint", tiny, "--tokens", "5", codes=[1], says="expected ")
+    assert "[2, 16]" in says or "I16" in says
