@@ -1,5 +1,7 @@
 #include "policy/camera.h"
 
+#include <string.h>
+
 #include "base/memory.h"
 #include "base/number.h"
 #include "policy/image.h"
@@ -39,20 +41,36 @@ static pi0_status find_axes(axes *axes, const value *v, const char *key, camera_
 
 /* (255 * x).astype(uint8) in x's precision. Outside [0, 1] the reference has no defined answer: the nearest is taken.
  */
-static uint8_t pixel_from_float(double x, int item_bytes) {
+static inline uint8_t pixel_from_float(double x, int item_bytes) {
     double product = 255.0 * x;
     if (item_bytes == 4) product = (double)(255.0f * (float)x);
     if (item_bytes == 2) product = half_to_double(half_from_double(product));
     return !(product > 0) ? 0 : product >= 255 ? 255 : (uint8_t)product;
 }
 
+/* Elements of the array from `first` on, every 3rd pixel from out on. */
+static void convert_channel(uint8_t *out, const value_array *a, size_t first, size_t step, size_t count) {
+    const unsigned char *from = (const unsigned char *)a->data + first * (size_t)a->item_bytes;
+    size_t stride = step * (size_t)a->item_bytes;
+    for (size_t i = 0; i < count; i++, from += stride) {
+        float narrow;
+        double wide;
+        if (a->item_bytes == 4) {
+            memcpy(&narrow, from, sizeof narrow);
+            wide = (double)narrow;
+        } else if (a->item_bytes == 8) {
+            memcpy(&wide, from, sizeof wide);
+        } else {
+            wide = value_array_number(a, first + i * step);
+        }
+        out[3 * i] = pixel_from_float(wide, a->item_bytes);
+    }
+}
+
 static void convert_floats(uint8_t *pixels, const value_array *a, const axes *axes) {
     size_t area = (size_t)axes->height * (size_t)axes->width;
-    size_t channel_step = axes->planes ? area : 1, pixel_step = axes->planes ? 1 : 3;
-    for (size_t i = 0; i < area; i++)
-        for (size_t c = 0; c < 3; c++)
-            pixels[3 * i + c] =
-                pixel_from_float(value_array_number(a, i * pixel_step + c * channel_step), a->item_bytes);
+    for (size_t c = 0; c < 3; c++)
+        convert_channel(pixels + c, a, axes->planes ? c * area : c, axes->planes ? 1 : 3, area);
 }
 
 pi0_status camera_check(const value *v, const char *key, camera_layout layout, pi0_error *error) {

@@ -29,6 +29,7 @@ pi0_status input_new(pi0_input **input, const pi0_policy *policy, int cameras, b
 
 void pi0_input_free(pi0_input **input) {
     if (!input || !*input) return;
+    resize_plan_release(&(*input)->resize);
     memory_release((*input)->pixels);
     memory_release((*input)->floats);
     memory_release((*input)->tokens);
@@ -75,10 +76,10 @@ void input_look(const pi0_input *input, input_view *view) {
 static pi0_status place_image(pi0_input *input, int slot, camera_image *camera, const char *key, pi0_error *error) {
     size_t offset = (size_t)slot * image_values(input);
     int size = input->image_size, height = camera->height, width = camera->width;
-    if (input->pixels && camera->planes)
-        return resize_planes_with_pad(input->pixels + offset, size, camera->pixels, height, width, error);
+    if (input->pixels)
+        return resize_again(input->pixels + offset, size, camera->pixels, height, width, camera->planes, &input->resize,
+                            error);
     TRY(camera_interleave(camera, key, error));
-    if (input->pixels) return resize_with_pad(input->pixels + offset, size, camera->pixels, height, width, error);
     return resize_with_pad_torch(input->floats + offset, size, camera->pixels, height, width, error);
 }
 
@@ -94,6 +95,7 @@ pi0_status input_set_image(pi0_input *input, int slot, const value *image, const
 }
 
 void input_finish_state(pi0_input *input) {
+    resize_plan_release(&input->resize);
     for (int i = input->state_count; i < ROBOT_MAX_STATE; i++) input->state[i] = 0;
     for (int i = 0; i < ROBOT_MAX_STATE; i++) input->model_state[i] = (float)input->state[i];
 }

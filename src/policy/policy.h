@@ -38,8 +38,9 @@ struct pi0_input {
     int cameras, image_size;
     const char *camera_names[PI0_MAX_CAMERAS]; /* borrowed from the policy */
     bool image_mask[PI0_MAX_CAMERAS];
-    uint8_t *pixels; /* [cameras,R,R,3], or NULL */
-    float *floats;   /* [cameras,3,R,R], or NULL */
+    uint8_t *pixels;            /* [cameras,R,R,3], or NULL */
+    float *floats;              /* [cameras,3,R,R], or NULL */
+    struct resize_plan *resize; /* of the last image, while images are set */
 
     int32_t *tokens; /* [token_count], padded with 0 */
     bool *token_mask;

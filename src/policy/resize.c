@@ -36,7 +36,10 @@ typedef struct source {
     bool planes;
 } source;
 
-typedef struct plan {
+struct resize_plan {
+    source from; /* all but the pixels: what the plan is for */
+    int size;
+    resize_isa isa;
     resize_box box;
     bool across, down; /* Pillow leaves out a pass that changes nothing */
     bool wide;         /* across by way of the lanes */
@@ -46,9 +49,22 @@ typedef struct plan {
     uint8_t *narrowed; /* [height, 3 * box.width] between the passes; wide planes: of each row red, green, blue */
     uint8_t *row;      /* [3 * box.width] the same of one row of the result */
     arena memory;
-} plan;
+};
 
-static pi0_status plan_take(plan *p, const source *from, resize_isa isa, pi0_error *error) {
+void resize_plan_release(resize_plan **plan) {
+    if (!*plan) return;
+    memory_release((*plan)->memory.base);
+    memory_release(*plan);
+    *plan = NULL;
+}
+
+static bool plan_fits(const resize_plan *p, const source *from, int size, resize_isa isa) {
+    return p && p->from.height == from->height && p->from.width == from->width && p->from.planes == from->planes &&
+           p->size == size && p->isa == isa;
+}
+
+/* The arrays and what stands in them. */
+static pi0_status plan_take(resize_plan *p, const source *from, resize_isa isa, pi0_error *error) {
     size_t row_bytes = 3 * (size_t)p->box.width, area = (size_t)from->height * (size_t)from->width;
     p->across = p->box.width != from->width;
     p->down = p->box.height != from->height;
@@ -73,7 +89,25 @@ static pi0_status plan_take(plan *p, const source *from, resize_isa isa, pi0_err
     return PI0_OK;
 }
 
-static void run_across(const plan *p, const source *from, uint8_t *to, size_t to_stride, resize_isa isa) {
+/* *plan becomes one for this image, if it is none yet. */
+static pi0_status plan_make(resize_plan **plan, const source *from, int size, resize_isa isa, pi0_error *error) {
+    if (plan_fits(*plan, from, size, isa)) return PI0_OK;
+    resize_box box;
+    TRY(resize_fit(&box, size, from->height, from->width, error));
+    resize_plan_release(plan);
+    resize_plan *made = memory_zeroed(1, sizeof *made);
+    if (!made) return error_memory(error, sizeof *made, "resizing an image");
+    made->from = *from;
+    made->size = size;
+    made->isa = isa;
+    made->box = box;
+    *plan = made;
+    pi0_status status = plan_take(made, from, isa, error);
+    if (status != PI0_OK) resize_plan_release(plan);
+    return status;
+}
+
+static void run_across(const resize_plan *p, const source *from, uint8_t *to, size_t to_stride, resize_isa isa) {
     size_t plane = (size_t)from->height * (size_t)from->width;
     if (!p->wide) {
         pass_across(to, to_stride, from->pixels, from->height, &p->horizontal, isa);
@@ -84,50 +118,55 @@ static void run_across(const plan *p, const source *from, uint8_t *to, size_t to
                           from->pixels + (size_t)channel * plane, from->height, &p->horizontal, &p->lanes);
 }
 
-static pi0_status resize_source(uint8_t *out, int size, source from, resize_isa isa, pi0_error *error) {
-    plan p = {0};
-    TRY(resize_fit(&p.box, size, from.height, from.width, error));
-    if (from.planes && p.box.width == from.width && p.box.height == from.height && from.width == from.height) {
-        image_interleave(out, from.pixels, from.height, from.width);
-        return PI0_OK;
-    }
-    TRY(plan_take(&p, &from, isa, error));
-    if (p.pixels) {
-        image_interleave(p.pixels, from.pixels, from.height, from.width);
-        from.pixels = p.pixels;
+static void run_plan(const resize_plan *p, uint8_t *out, source from) {
+    if (p->pixels) {
+        image_interleave(p->pixels, from.pixels, from.height, from.width);
+        from.pixels = p->pixels;
         from.planes = false;
     }
-    size_t stride = 3 * (size_t)size, row_bytes = 3 * (size_t)p.box.width;
-    uint8_t *corner = out + (size_t)p.box.top * stride + 3 * (size_t)p.box.left;
-    if (p.box.width < size || p.box.height < size) memset(out, 0, (size_t)size * stride);
-    if (p.across && p.down)
-        run_across(&p, &from, p.narrowed, row_bytes, isa);
-    else if (p.across)
-        run_across(&p, &from, corner, stride, isa);
-    const uint8_t *rows = p.across ? p.narrowed : from.pixels;
-    for (int y = 0; y < p.box.height; y++) {
+    size_t stride = 3 * (size_t)p->size, row_bytes = 3 * (size_t)p->box.width;
+    uint8_t *corner = out + (size_t)p->box.top * stride + 3 * (size_t)p->box.left;
+    if (p->box.width < p->size || p->box.height < p->size) memset(out, 0, (size_t)p->size * stride);
+    if (p->across && p->down)
+        run_across(p, &from, p->narrowed, row_bytes, p->isa);
+    else if (p->across)
+        run_across(p, &from, corner, stride, p->isa);
+    const uint8_t *rows = p->across ? p->narrowed : from.pixels;
+    for (int y = 0; y < p->box.height; y++) {
         uint8_t *to = corner + (size_t)y * stride;
-        if (p.down) pass_down(p.row ? p.row : to, rows, (int)row_bytes, &p.vertical, y, isa);
-        if (p.row) image_interleave(to, p.row, 1, p.box.width);
-        if (!p.across && !p.down) memcpy(to, rows + (size_t)y * row_bytes, row_bytes);
+        if (p->down) pass_down(p->row ? p->row : to, rows, (int)row_bytes, &p->vertical, y, p->isa);
+        if (p->row) image_interleave(to, p->row, 1, p->box.width);
+        if (!p->across && !p->down) memcpy(to, rows + (size_t)y * row_bytes, row_bytes);
     }
-    memory_release(p.memory.base);
+}
+
+static pi0_status resize_source(uint8_t *out, int size, source from, resize_isa isa, resize_plan **plan,
+                                pi0_error *error) {
+    if (from.planes && from.width == size && from.height == size) {
+        image_interleave(out, from.pixels, size, size);
+        return PI0_OK;
+    }
+    resize_plan *own = NULL, **used = plan ? plan : &own;
+    TRY(plan_make(used, &from, size, isa, error));
+    run_plan(*used, out, from);
+    resize_plan_release(&own);
     return PI0_OK;
 }
 
 pi0_status resize_with_pad_isa(uint8_t *out, int size, const uint8_t *pixels, int height, int width, resize_isa isa,
                                pi0_error *error) {
-    return resize_source(out, size, (source){.pixels = pixels, .height = height, .width = width}, isa, error);
+    source from = {.pixels = pixels, .height = height, .width = width};
+    return resize_source(out, size, from, isa, NULL, error);
 }
 
 pi0_status resize_with_pad(uint8_t *out, int size, const uint8_t *pixels, int height, int width, pi0_error *error) {
     return resize_with_pad_isa(out, size, pixels, height, width, RESIZE_AUTO, error);
 }
 
-pi0_status resize_planes_with_pad(uint8_t *out, int size, const uint8_t *planes, int height, int width,
-                                  pi0_error *error) {
-    return resize_source(out, size, (source){.pixels = planes, .height = height, .width = width, .planes = true},
-                         RESIZE_AUTO, error);
+pi0_status resize_again(uint8_t *out, int size, const uint8_t *pixels, int height, int width, bool planes,
+                        resize_plan **plan, pi0_error *error) {
+    source from = {.pixels = pixels, .height = height, .width = width, .planes = planes};
+    return resize_source(out, size, from, RESIZE_AUTO, plan, error);
 }
 
 /* ---- lerobot's resize ---- */

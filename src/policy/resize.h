@@ -21,9 +21,12 @@ pi0_status resize_fit(resize_box *box, int size, int height, int width, pi0_erro
 
 /* out: uint8 [size, size, 3]; pixels: uint8 [height, width, 3]. An image of that size already is copied. */
 pi0_status resize_with_pad(uint8_t *out, int size, const uint8_t *pixels, int height, int width, pi0_error *error);
-/* The same from planes: uint8 [3, height, width]. */
-pi0_status resize_planes_with_pad(uint8_t *out, int size, const uint8_t *planes, int height, int width,
-                                  pi0_error *error);
+/* The same for an image that may come as planes, uint8 [3, height, width], keeping in *plan what the next image of that
+ * size needs: NULL at first, the caller's to release. */
+typedef struct resize_plan resize_plan;
+pi0_status resize_again(uint8_t *out, int size, const uint8_t *pixels, int height, int width, bool planes,
+                        resize_plan **plan, pi0_error *error);
+void resize_plan_release(resize_plan **plan); /* NULL is a no-op */
 
 /* The first, with the instructions that isa allows at most: for tests. */
 typedef enum resize_isa { RESIZE_AUTO, RESIZE_AVX2, RESIZE_PLAIN } resize_isa;

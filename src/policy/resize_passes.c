@@ -7,7 +7,7 @@
 #include <immintrin.h>
 #endif
 
-enum { FRACTION_BITS = 22, HALF_BITS = 12, GROUP = 4, LANES = 16, REACH = 64 };
+enum { FRACTION_BITS = 22, HALF_BITS = 12, GROUP = 4, LANES = 8, REACH = 32 };
 
 /* ---- the weights of one pass ---- */
 
@@ -132,7 +132,7 @@ void lanes_fill(lanes *l, const filter *f) {
         }
         for (int turn = 0; turn < l->turns; turn++) {
             int left = f->inputs * l->pixel_bytes - l->base[block] - turn * GROUP * l->pixel_bytes;
-            uint64_t within = left >= REACH ? UINT64_MAX : left <= 0 ? 0 : (UINT64_C(1) << left) - 1;
+            uint32_t within = left >= REACH ? UINT32_MAX : left <= 0 ? 0 : (UINT32_C(1) << left) - 1;
             l->within[(size_t)block * (size_t)l->turns + (size_t)turn] = within;
         }
     }
@@ -274,17 +274,19 @@ AVX2 static void vertical_avx2(uint8_t *out, const uint8_t *rows, size_t stride,
 
 #define VNNI __attribute__((target("avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni")))
 
-/* The thirds' sums to 16 bytes: 2^0, 2^8 and 2^16 of them, the constant, rounded. */
-VNNI static inline __m128i join_thirds(__m512i low, __m512i middle, __m512i high, __m512i constant) {
-    __m512i sum = _mm512_add_epi32(_mm512_add_epi32(low, constant), _mm512_slli_epi32(middle, 8));
-    sum = _mm512_add_epi32(sum, _mm512_slli_epi32(high, 16));
-    return _mm512_cvtusepi32_epi8(_mm512_srai_epi32(sum, FRACTION_BITS));
+/* The thirds' sums to 8 bytes: 2^0, 2^8 and 2^16 of them, the constant, rounded. */
+VNNI static inline __m256i load_lanes(const void *from) { return _mm256_loadu_si256((const __m256i *)from); }
+
+VNNI static inline __m128i join_thirds(__m256i low, __m256i middle, __m256i high, __m256i constant) {
+    __m256i sum = _mm256_add_epi32(_mm256_add_epi32(low, constant), _mm256_slli_epi32(middle, 8));
+    sum = _mm256_add_epi32(sum, _mm256_slli_epi32(high, 16));
+    return _mm256_cvtusepi32_epi8(_mm256_srai_epi32(sum, FRACTION_BITS));
 }
 
-/* Four weights times four bytes in each of 16 lanes. The instruction takes one side signed: the bytes, less 128. */
-VNNI static inline __m512i gather_bytes(const uint8_t *in, uint64_t within, __m512i index) {
-    __m512i bytes = _mm512_permutexvar_epi8(index, _mm512_maskz_loadu_epi8(within, in));
-    return _mm512_xor_si512(bytes, _mm512_set1_epi8((char)0x80));
+/* Four weights times four bytes in each of 8 lanes. The instruction takes one side signed: the bytes, less 128. */
+VNNI static inline __m256i gather_bytes(const uint8_t *in, uint32_t within, __m256i index) {
+    __m256i bytes = _mm256_permutexvar_epi8(index, _mm256_maskz_loadu_epi8(within, in));
+    return _mm256_xor_si256(bytes, _mm256_set1_epi8((char)0x80));
 }
 
 /* Two rows at a time, which share the weights; the last of an odd number goes with itself. */
@@ -296,27 +298,27 @@ VNNI static void across_vnni(uint8_t *out, size_t out_stride, const uint8_t *in,
         const uint8_t *in_a = in + (size_t)y * in_stride, *in_b = y + 1 < rows ? in_a + in_stride : in_a;
         uint8_t *out_a = out + (size_t)y * out_stride, *out_b = y + 1 < rows ? out_a + out_stride : out_a;
         for (int block = 0; block < l->blocks; block++) {
-            __m512i index = _mm512_loadu_si512(l->index + (size_t)block * REACH);
-            __m512i low_a = _mm512_setzero_si512(), low_b = low_a, middle_a = low_a, middle_b = low_a;
-            __m512i high_a = low_a, high_b = low_a;
+            __m256i index = load_lanes(l->index + (size_t)block * REACH);
+            __m256i low_a = _mm256_setzero_si256(), low_b = low_a, middle_a = low_a, middle_b = low_a;
+            __m256i high_a = low_a, high_b = low_a;
             int at = l->base[block];
             for (int turn = 0; turn < l->turns; turn++, at += GROUP * l->pixel_bytes) {
                 size_t row = (size_t)block * (size_t)l->turns + (size_t)turn;
                 const uint8_t *weights = l->weights + row * 3 * REACH;
-                __m512i low = _mm512_loadu_si512(weights), middle = _mm512_loadu_si512(weights + REACH);
-                __m512i high = _mm512_loadu_si512(weights + 2 * REACH);
-                __m512i a = gather_bytes(in_a + at, l->within[row], index);
-                __m512i b = gather_bytes(in_b + at, l->within[row], index);
-                low_a = _mm512_dpbusd_epi32(low_a, low, a);
-                low_b = _mm512_dpbusd_epi32(low_b, low, b);
-                middle_a = _mm512_dpbusd_epi32(middle_a, middle, a);
-                middle_b = _mm512_dpbusd_epi32(middle_b, middle, b);
-                high_a = _mm512_dpbusd_epi32(high_a, high, a);
-                high_b = _mm512_dpbusd_epi32(high_b, high, b);
+                __m256i low = load_lanes(weights), middle = load_lanes(weights + REACH);
+                __m256i high = load_lanes(weights + 2 * REACH);
+                __m256i a = gather_bytes(in_a + at, l->within[row], index);
+                __m256i b = gather_bytes(in_b + at, l->within[row], index);
+                low_a = _mm256_dpbusd_epi32(low_a, low, a);
+                low_b = _mm256_dpbusd_epi32(low_b, low, b);
+                middle_a = _mm256_dpbusd_epi32(middle_a, middle, a);
+                middle_b = _mm256_dpbusd_epi32(middle_b, middle, b);
+                high_a = _mm256_dpbusd_epi32(high_a, high, a);
+                high_b = _mm256_dpbusd_epi32(high_b, high, b);
             }
-            __m512i constant = _mm512_loadu_si512(l->constant + (size_t)block * LANES);
+            __m256i constant = load_lanes(l->constant + (size_t)block * LANES);
             int to = block * block_bytes, left = out_bytes - to < block_bytes ? out_bytes - to : block_bytes;
-            __mmask16 stored = (__mmask16)((1U << left) - 1);
+            __mmask8 stored = (__mmask8)((1U << left) - 1);
             _mm_mask_storeu_epi8(out_a + to, stored, join_thirds(low_a, middle_a, high_a, constant));
             _mm_mask_storeu_epi8(out_b + to, stored, join_thirds(low_b, middle_b, high_b, constant));
         }

@@ -23,16 +23,16 @@ void filter_layout(filter *f, arena *memory, int inputs, int outputs);
 void filter_fill(filter *f);
 
 /*
- * The same weights as AVX-512 VNNI wants them: blocks of 16 sums, each of four bytes times four weights a turn. A block
- * is 5 outputs of a row of RGB pixels or 16 of a row of one channel; all it reads in a turn lies within 64 bytes.
+ * The same weights as AVX-512 VNNI wants them: blocks of 8 sums, each of four bytes times four weights a turn. A block
+ * is 2 outputs of a row of RGB pixels or 8 of a row of one channel; all it reads in a turn lies within 32 bytes.
  */
 typedef struct lanes {
     int pixel_bytes, block_outputs, blocks, turns;
     int *base;         /* [blocks] first byte read */
-    uint8_t *index;    /* [blocks, 64] of each sum's four bytes, from there */
-    uint8_t *weights;  /* [blocks, turns, 3, 64] bits 0..7, 8..15, 16..22 of the weights */
-    int32_t *constant; /* [blocks, 16] rounding, and 128 times the weights' sum: bytes are taken less 128 */
-    uint64_t *within;  /* [blocks, turns] which of the 64 bytes are of the row */
+    uint8_t *index;    /* [blocks, 32] of each sum's four bytes, from there */
+    uint8_t *weights;  /* [blocks, turns, 3, 32] bits 0..7, 8..15, 16..22 of the weights */
+    int32_t *constant; /* [blocks, 8] rounding, and 128 times the weights' sum: bytes are taken less 128 */
+    uint32_t *within;  /* [blocks, turns] which of the 32 bytes are of the row */
 } lanes;
 
 /* This machine has the instructions, and an output's neighbours are near enough. */

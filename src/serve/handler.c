@@ -6,6 +6,8 @@
 #include "base/memory.h"
 #include "policy/request.h"
 
+enum { QUICK_BYTES = 1 << 20, QUICK_OTHER_BYTES = 16 << 10 };
+
 struct handler {
     handler_options options;
     pi0_policy_info info;
@@ -74,20 +76,43 @@ void handler_close(handler **handler) {
 
 static size_t noise_count(const handler *h) { return (size_t)h->info.horizon * (size_t)h->info.action_dim; }
 
-void handler_prepare(handler *h, job *j) {
+static void decode(job *j) {
     double begin = clock_ms();
-    pi0_request *request = NULL;
-    j->record = recorder_request(&h->recorder, j->bytes, j->size);
-    pi0_status status = request_decode_in_place(&request, j->bytes, j->size, &j->error);
-    if (status == PI0_OK) status = pi0_policy_prepare(h->options.policy, request, &j->input, &j->error);
+    j->failed = request_decode_in_place(&j->request, j->bytes, j->size, &j->error) != PI0_OK;
+    j->prepare_ms += clock_ms() - begin;
+}
+
+/* Bytes of uint8 arrays: images, which are resized at gigabytes a second. Texts and floats take far longer. */
+static size_t pixel_bytes(const value *v) {
+    size_t sum = 0;
+    if (v->kind == VALUE_ARRAY && v->array.kind == 'u' && v->array.item_bytes == 1) return v->array.bytes;
+    if (v->kind != VALUE_MAP) return 0;
+    for (size_t i = 0; i < v->list.count; i++) sum += pixel_bytes(&v->list.items[i]);
+    return sum;
+}
+
+bool handler_decode_quickly(handler *h, job *j) {
+    if (h->recorder.folder || j->size > QUICK_BYTES) return false;
+    decode(j);
+    return j->failed || j->size - pixel_bytes(j->request->message.root) <= QUICK_OTHER_BYTES;
+}
+
+void handler_prepare(handler *h, job *j) {
+    if (!j->request && !j->failed) {
+        j->record = recorder_request(&h->recorder, j->bytes, j->size);
+        decode(j);
+    }
+    double begin = clock_ms();
+    pi0_status status =
+        j->failed ? j->error.status : pi0_policy_prepare(h->options.policy, j->request, &j->input, &j->error);
     j->failed = status != PI0_OK;
     /* all that is needed lives on in the input */
-    pi0_request_free(&request);
+    pi0_request_free(&j->request);
     memory_release(j->bytes);
     j->bytes = NULL;
     j->size = 0;
     if (!j->failed && h->options.cameras) cameras_show(h->options.cameras, j->input);
-    j->prepare_ms = clock_ms() - begin;
+    j->prepare_ms += clock_ms() - begin;
 }
 
 static uint64_t draw_seed(void) {

@@ -24,6 +24,9 @@ typedef struct handler_options {
 pi0_status handler_open(handler **handler, const handler_options *options, pi0_error *error);
 void handler_close(handler **handler);
 
+/* Decodes the message, or marks the job failed; true: the rest of handler_prepare takes a fraction of a millisecond.
+ * Leaves alone what may take longer. */
+bool handler_decode_quickly(handler *handler, job *job);
 /* The preparer's part: turns the message into an input, or marks the job failed. */
 void handler_prepare(handler *handler, job *job);
 /* The runner's part, for jobs that were prepared: fills response, or marks them failed. count <= batch. */

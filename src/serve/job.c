@@ -13,6 +13,7 @@ job *job_new(unsigned char *bytes, size_t size) {
 
 void job_free(job *job) {
     if (!job) return;
+    pi0_request_free(&job->request);
     memory_release(job->bytes);
     memory_release(job->response.bytes);
     pi0_input_free(&job->input);

@@ -1,8 +1,9 @@
 /*
  * One request on its way through the server.
  *
- *     network thread   receives bytes, submits the job, sends the response
- *     preparer         decodes and prepares it (images, tokens)
+ *     network thread   receives bytes, submits the job, sends the response; a small request that finds the engine idle
+ *                      is prepared there and then, while its bytes are in this core's cache
+ *     preparer         decodes and prepares the others (images, tokens)
  *     runner           runs it, alone or with others that wait, finishes and encodes the response
  *
  * A job belongs to whoever holds it; the queues hand it over. Only `abandoned` is touched from two sides.
@@ -26,7 +27,8 @@ typedef struct job {
     double deadline_ms;        /* monotonic clock: not worth running later */
     atomic_bool abandoned;     /* the client is gone or was told that time is up: do no more work for it */
 
-    pi0_input *input; /* from here on: made by the preparer */
+    pi0_request *request; /* decoded, points into bytes; or NULL */
+    pi0_input *input;     /* from here on: made by the preparer */
     double prepare_ms;
 
     double infer_ms;            /* the model alone */

@@ -216,10 +216,26 @@ void scheduler_close(scheduler **scheduler_) {
     *scheduler_ = NULL;
 }
 
+/* Prepares a job on the network's thread, where that is quick and nobody else has anything to do. What another core has
+ * just written is slow to read: that, and not the work, is most of what preparing costs elsewhere. Called with the lock
+ * held, which is given up for the work. False: the job is still to be prepared. */
+static bool prepare_here(scheduler *s, job *j) {
+    if (!s->runner_waits || s->preparing || runner_has_work(s)) return false;
+    s->preparing++;
+    pthread_mutex_unlock(&s->lock);
+    bool quick = handler_decode_quickly(s->options.handler, j);
+    pthread_mutex_lock(&s->lock);
+    s->preparing--;
+    if (quick) prepare_job(s, j);
+    return quick;
+}
+
 bool scheduler_submit(scheduler *s, job *j) {
     pthread_mutex_lock(&s->lock);
     bool room = s->waiting.length + s->preparing + s->ready.length < s->options.max_queue;
-    if (room) {
+    if (room && prepare_here(s, j)) {
+        s->runner_waits = false;
+    } else if (room) {
         push(&s->waiting, j);
         pthread_cond_signal(s->runner_waits && runner_has_work(s) ? &s->prepared : &s->received);
         s->runner_waits = false; /* it is woken once; who comes next is for the preparer */
