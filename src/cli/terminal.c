@@ -1,4 +1,4 @@
-#define _GNU_SOURCE /* _Fork */
+#define _GNU_SOURCE // NOLINT(bugprone-reserved-identifier): _Fork
 #include "cli/terminal.h"
 
 #include <errno.h>
