@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Writes src/cuda/wgmma.cuh: one wgmma wrapper per tile width, since PTX wants every accumulator register named."""
-WIDTHS = [80, 104, 112, 128, 136, 160, 184, 200, 256]
+WIDTHS = [16, 56, 64, 80, 104, 112, 120, 128, 136, 144, 160, 184, 200, 208, 256]
 
 HEAD = """/*
  * wgmma m64nNk16, bf16 x bf16 -> float32: one specialisation per N, written by tools/make_wgmma.py.

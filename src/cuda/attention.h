@@ -39,6 +39,13 @@ typedef struct attention_plan {
 } attention_plan;
 cudaError_t attention_hopper_plan(attention_plan *plan, const attention_problem *problem, int tokens, void *encode);
 cudaError_t attention_hopper_launch(const attention_plan *plan, bool dependent, cudaStream_t stream);
+/* wgmma for the ViT: 256 keys a sequence, heads of 72; whether a problem is such. */
+typedef struct attention_vit_maps {
+    CUtensorMap main[3], tail[3]; /* of q, k, v: columns 0 to 63 and 64 to 71 of a head */
+} attention_vit_maps;
+bool attention_vit_possible(const attention_problem *problem);
+cudaError_t attention_vit_setup(void);
+cudaError_t attention_vit_launch(const attention_problem *problem, void *encode, bool dependent, cudaStream_t stream);
 #ifdef __cplusplus
 }
 #endif

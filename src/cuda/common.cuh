@@ -85,6 +85,10 @@ __device__ __forceinline__ void cluster_sync() {
     cluster_arrive();
     cluster_wait();
 }
+/* Asks for a tensor map, so that the first copy by it does not wait for it. */
+__device__ __forceinline__ void prefetch_map(const void *map) {
+    asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
 /* Asks for this block's share of `bytes` (a multiple of 16) to come into L2; one thread. */
 __device__ __forceinline__ void prefetch_share(const void *from, uint32_t bytes, int block, int blocks) {
     const uint32_t share = (bytes / blocks + 4095) / 4096 * 4096, begin = share * block;

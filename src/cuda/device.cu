@@ -67,6 +67,7 @@ extern "C" pi0_status device_setup(backend_engine *e, const pi0_engine_options *
         if (found != cudaDriverEntryPointSuccess)
             return error_set(error, PI0_ERROR_DEVICE, "the NVIDIA driver is too old for TMA");
         CUDA_TRY(gemm_setup());
+        CUDA_TRY(attention_vit_setup());
     }
     CUDA_TRY(gemm_portable_setup());
     CUDA_TRY(attention_setup());

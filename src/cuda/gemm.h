@@ -27,7 +27,7 @@ typedef enum gemm_epilogue {
     GEMM_EPILOGUES
 } gemm_epilogue;
 
-enum { GEMM_SLAB = 64 }; /* features per row sum */
+enum { GEMM_SLAB = 64, GEMM_SLAB_LEAST = 48 }; /* features per row sum, where gemm_slab does not say otherwise */
 
 typedef struct gemm_problem {
     /* operands: row-major bf16, rows a multiple of 8 values apart */
@@ -100,6 +100,10 @@ size_t gemm_partial_bytes(void);
 
 /* The variant with the least estimated time on `multiprocessors`. */
 gemm_choice gemm_choose(gemm_epilogue epilogue, const gemm_problem *problem, int multiprocessors);
+/* Whether a variant does such a problem. */
+bool gemm_possible(gemm_epilogue epilogue, const gemm_problem *problem, gemm_choice choice, int multiprocessors);
+/* Features per row sum that GEMM_RESIDUAL writes. */
+int gemm_slab(gemm_epilogue epilogue, gemm_choice choice);
 /* Whether this build holds sm_90a code that the current device runs. */
 bool gemm_hopper_built(cudaFuncAttributes *attributes);
 cudaError_t gemm_portable_setup(void);

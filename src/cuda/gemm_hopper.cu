@@ -7,6 +7,7 @@
 
 #include "gemm_hopper.cuh"
 #include "gemm_portable.h"
+#include "gemm_rows.h"
 
 typedef struct gemm_variant {
     gemm_epilogue epilogue;
@@ -59,15 +60,28 @@ static const gemm_variant *variant_find(gemm_epilogue epilogue, int index) {
     return NULL;
 }
 
-extern "C" int gemm_variant_count(gemm_epilogue epilogue) {
+/* Variants of this table; behind them come those of gemm_rows.cu. */
+static int own_count(gemm_epilogue epilogue) {
     int count = 0;
     for (int i = 0; i < VARIANTS; i++) count += variants[i].epilogue == epilogue;
     return count;
 }
 
+extern "C" int gemm_variant_count(gemm_epilogue epilogue) { return own_count(epilogue) + gemm_rows_count(epilogue); }
+
+/* Index among gemm_rows.cu's variants, negative for others. */
+static int rows_index(gemm_epilogue epilogue, gemm_choice choice) { return choice.variant - own_count(epilogue); }
+
+extern "C" int gemm_slab(gemm_epilogue epilogue, gemm_choice choice) {
+    const int rows = rows_index(epilogue, choice);
+    return rows < 0 ? GEMM_SLAB : gemm_rows_slab(epilogue, rows);
+}
+
 extern "C" void gemm_variant_text(gemm_epilogue epilogue, int variant, char *text, size_t size) {
     const gemm_variant *v = variant_find(epilogue, variant);
-    if (!v && variant == -1)
+    if (variant >= own_count(epilogue))
+        gemm_rows_text(epilogue, variant - own_count(epilogue), text, size);
+    else if (variant == -1)
         snprintf(text, size, "portable");
     else if (!v)
         gemm_portable_text(-2 - variant, text, size);
@@ -101,21 +115,38 @@ static double estimate(const gemm_variant *v, const gemm_problem *p, int split, 
     return blocks * v->block_us + v->fixed_us + (split > 1 ? 4 : 0);
 }
 
+extern "C" bool gemm_possible(gemm_epilogue epilogue, const gemm_problem *problem, gemm_choice choice,
+                              int multiprocessors) {
+    const int rows = rows_index(epilogue, choice);
+    if (rows >= 0) return choice.split == 1 && gemm_rows_estimate(epilogue, rows, problem, multiprocessors) < 1e30;
+    const gemm_variant *v = variant_find(epilogue, choice.variant);
+    if (choice.variant < -1) return gemm_portable_fits(epilogue, problem, -2 - choice.variant, choice.split);
+    if (choice.split == 1 || !v) return choice.split == 1;
+    return choice.split == 2 && epilogue == GEMM_RESIDUAL && problem->k >= 512 && problem->partial &&
+           tiles_m_of(v, problem->features) * tiles_n_of(v, problem->tokens) * 2 <= multiprocessors;
+}
+
 extern "C" gemm_choice gemm_choose(gemm_epilogue epilogue, const gemm_problem *problem, int multiprocessors) {
     gemm_choice best = {0, 1};
     double least = 1e30;
-    for (int i = 0; i < gemm_variant_count(epilogue); i++) {
+    for (int i = 0; i < own_count(epilogue); i++) {
         const gemm_variant *v = variant_find(epilogue, i);
         for (int split = 1; split <= (epilogue == GEMM_RESIDUAL ? 2 : 1); split++) {
-            if (split > 1 && (problem->k < 512 || !problem->partial ||
-                              tiles_m_of(v, problem->features) * tiles_n_of(v, problem->tokens) * 2 > multiprocessors))
-                continue;
+            if (!gemm_possible(epilogue, problem, {i, split}, multiprocessors)) continue;
             const double time = estimate(v, problem, split, multiprocessors);
             if (time < least) {
                 least = time;
                 best.variant = i;
                 best.split = split;
             }
+        }
+    }
+    for (int i = 0; i < gemm_rows_count(epilogue); i++) {
+        const double time = gemm_rows_estimate(epilogue, i, problem, multiprocessors);
+        if (time < least) {
+            least = time;
+            best.variant = own_count(epilogue) + i;
+            best.split = 1;
         }
     }
     return best;
@@ -137,7 +168,7 @@ extern "C" cudaError_t gemm_setup(void) {
                                                   variants[i].shared_bytes);
         if (status != cudaSuccess) return status;
     }
-    return cudaSuccess;
+    return gemm_rows_setup();
 }
 
 typedef CUresult (*encode_function)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *,
@@ -161,6 +192,7 @@ extern "C" cudaError_t gemm_plan_make(gemm_plan *plan, gemm_epilogue epilogue, c
     plan->problem = *problem;
     plan->choice = choice;
     plan->grid = multiprocessors;
+    if (rows_index(epilogue, choice) >= 0) return gemm_rows_plan(plan, epilogue, rows_index(epilogue, choice), encode);
     if (!v) return cudaSuccess;
     plan->k_blocks = ceil_div(problem->k, v->bk);
     plan->tiles_m = tiles_m_of(v, problem->features);
@@ -179,6 +211,8 @@ extern "C" cudaError_t gemm_plan_make(gemm_plan *plan, gemm_epilogue epilogue, c
 
 extern "C" cudaError_t gemm_launch(gemm_epilogue epilogue, const gemm_plan *plan, bool dependent, cudaStream_t stream) {
     const gemm_variant *v = variant_find(epilogue, plan->choice.variant);
+    const int rows = rows_index(epilogue, plan->choice);
+    if (rows >= 0) return gemm_rows_launch(epilogue, rows, plan, dependent, stream);
     if (!v)
         return gemm_portable_launch(epilogue, &plan->problem, -2 - plan->choice.variant, plan->choice.split, plan->grid,
                                     dependent, stream);

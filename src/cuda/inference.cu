@@ -65,18 +65,21 @@ static void begin_stage(sequence *q, int stage, int event) {
                                                                                         : cudaEventRecordDefault);
 }
 
-static void launch_product(sequence *q, gemm_epilogue epilogue, const gemm_problem *p) {
+/* Returns how many row sums a residual product writes for each row. */
+static int launch_product(sequence *q, gemm_epilogue epilogue, const gemm_problem *p) {
     backend_session *s = q->s;
     backend_engine *e = s->engine;
     if (e->blas) {
         LAUNCH(q, PI0_OP_GEMM, gemm_cublaslt_launch(e->blas, epilogue, p, s->sums, s->blas_workspace, s->stream));
-        return;
+        return slabs_of(p->features);
     }
     gemm_plan plan;
     gemm_choice choice = {-1, 1};
     if (e->hopper) choice = gemm_choose(epilogue, p, e->multiprocessors);
     q->status = gemm_plan_make(&plan, epilogue, p, choice, e->multiprocessors, e->encode);
     LAUNCH(q, PI0_OP_GEMM, gemm_launch(epilogue, &plan, dependent, s->stream));
+    const int slab = gemm_slab(epilogue, choice);
+    return (p->features + slab - 1) / slab;
 }
 
 /* Queries, keys and values one after the other (--no-fuse-qkv). */
@@ -101,17 +104,17 @@ static void separate_products(sequence *q, gemm_epilogue epilogue, const gemm_pr
     }
 }
 
-static void product(sequence *q, gemm_epilogue epilogue, gemm_problem *p) {
+static int product(sequence *q, gemm_epilogue epilogue, gemm_problem *p) {
     backend_session *s = q->s;
-    if (q->status != cudaSuccess || p->tokens <= 0) return;
+    if (q->status != cudaSuccess || p->tokens <= 0) return 0;
     if (p->scale == 0.0f) p->scale = 1.0f;
     p->partial = s->partial;
     p->ticket = s->ticket;
     if (!p->row_period) p->row_period = 1;
-    if (s->engine->separate_qkv && (epilogue == GEMM_ROPE || epilogue == GEMM_STORE))
-        separate_products(q, epilogue, p);
-    else
-        launch_product(q, epilogue, p);
+    if (!s->engine->separate_qkv || (epilogue != GEMM_ROPE && epilogue != GEMM_STORE))
+        return launch_product(q, epilogue, p);
+    separate_products(q, epilogue, p);
+    return 0;
 }
 
 static void attention(sequence *q, const attention_problem *p, int tokens) {
@@ -123,6 +126,8 @@ static void attention(sequence *q, const attention_problem *p, int tokens) {
         attention_plan plan;
         q->status = attention_hopper_plan(&plan, p, tokens, s->engine->encode);
         LAUNCH(q, PI0_OP_ATTENTION, attention_hopper_launch(&plan, dependent, s->stream));
+    } else if (s->engine->hopper && attention_vit_possible(p)) {
+        LAUNCH(q, PI0_OP_ATTENTION, attention_vit_launch(p, s->engine->encode, dependent, s->stream));
     } else {
         LAUNCH(q, PI0_OP_ATTENTION, attention_launch(p, dependent, s->stream));
     }
@@ -135,7 +140,7 @@ static void run_vit(sequence *q) {
     const vit_config *c = &e->config.vit;
     const cuda_weights *w = &e->weights;
     const int rows = q->key->images * c->tokens, width = c->width, inner = c->heads * e->head_padded;
-    const int slabs = slabs_of(width), stride = s->max_images * c->tokens, parts = q->key->float_images ? 2 : 1;
+    const int stride = s->max_images * c->tokens, parts = q->key->float_images ? 2 : 1;
     if (!rows) return;
 
     patches_problem patches = {};
@@ -165,7 +170,7 @@ static void run_vit(sequence *q) {
     p.stats_out_stride = stride;
     p.row_bias = w->positions;
     p.row_period = c->tokens;
-    product(q, GEMM_RESIDUAL, &p);
+    int slabs = product(q, GEMM_RESIDUAL, &p);
 
     for (int i = 0; i < c->layers; i++) {
         const cuda_vit_layer *l = &w->vit[i];
@@ -193,7 +198,6 @@ static void run_vit(sequence *q) {
         p.center = l->qkv_center;
         p.out = s->vit_qkv;
         p.out_stride = 3 * inner;
-        NEXT(p, l->out, (size_t)width * inner);
         product(q, GEMM_STORE, &p);
 
         attention_problem a = {};
@@ -209,7 +213,6 @@ static void run_vit(sequence *q) {
         a.sequences = q->key->images;
         a.length = c->tokens;
         a.scale = 1.0f / sqrtf((float)c->head_dim);
-        NEXT(a, l->fc1, (size_t)c->mlp * width);
         attention(q, &a, rows);
 
         p = residual;
@@ -218,7 +221,7 @@ static void run_vit(sequence *q) {
         p.weights_stride = p.input_stride = p.k = inner;
         p.bias = l->out_bias;
         p.gain = l->gain2;
-        product(q, GEMM_RESIDUAL, &p);
+        norm.stats_slabs = product(q, GEMM_RESIDUAL, &p);
 
         p = norm;
         p.weights = l->fc1;
@@ -227,7 +230,6 @@ static void run_vit(sequence *q) {
         p.center = l->fc1_center;
         p.out = s->vit_mlp;
         p.out_stride = c->mlp;
-        NEXT(p, l->fc2, (size_t)width * c->mlp);
         product(q, GEMM_GELU, &p);
 
         p = residual;
@@ -236,8 +238,7 @@ static void run_vit(sequence *q) {
         p.weights_stride = p.input_stride = p.k = c->mlp;
         p.bias = l->fc2_bias;
         p.gain = i + 1 < c->layers ? w->vit[i + 1].gain1 : w->post_gain;
-        if (i + 1 < c->layers) NEXT(p, w->vit[i + 1].qkv, (size_t)3 * inner * width);
-        product(q, GEMM_RESIDUAL, &p);
+        slabs = product(q, GEMM_RESIDUAL, &p);
     }
 
     gemm_problem projector = {};
@@ -268,6 +269,7 @@ static void run_prefill(sequence *q) {
     const gemma_config *c = &e->config.language;
     const cuda_weights *w = &e->weights;
     const int rows = q->key->rows, width = c->width, queries = c->heads * c->head_dim;
+    int slabs = slabs_of(width); /* of the embeddings */
 
     if (q->key->text) {
         text_problem text = {};
@@ -298,7 +300,7 @@ static void run_prefill(sequence *q) {
         norm.input_stride = norm.weights_stride = norm.k = norm.norm_width = width;
         norm.tokens = rows;
         norm.stats = s->stats;
-        norm.stats_slabs = slabs_of(width);
+        norm.stats_slabs = slabs;
         norm.stats_stride = s->max_rows;
         gemm_problem residual = {};
         residual.features = width;
@@ -346,7 +348,7 @@ static void run_prefill(sequence *q) {
         p.weights_stride = p.input_stride = p.k = queries;
         p.gain = l->gain2;
         NEXT(p, l->gate_up, (size_t)2 * c->mlp * width);
-        product(q, GEMM_RESIDUAL, &p);
+        norm.stats_slabs = product(q, GEMM_RESIDUAL, &p);
 
         p = norm;
         p.weights = l->gate_up;
@@ -361,7 +363,7 @@ static void run_prefill(sequence *q) {
         p.weights_stride = p.input_stride = p.k = c->mlp;
         p.gain = w->language[i + 1].gain1;
         NEXT(p, w->language[i + 1].qkv, (size_t)(queries + 2 * c->head_dim) * width);
-        product(q, GEMM_RESIDUAL, &p);
+        slabs = product(q, GEMM_RESIDUAL, &p);
     }
 }
 

@@ -58,6 +58,7 @@ extern "C" void device_release(backend_engine *engine) {
 /* ---- products: the portable kernel has them all ---- */
 
 extern "C" size_t gemm_partial_bytes(void) { return (size_t)32 << 20; }
+extern "C" int gemm_slab(gemm_epilogue, gemm_choice) { return GEMM_SLAB; }
 extern "C" gemm_choice gemm_choose(gemm_epilogue, const gemm_problem *, int) { return {-1, 1}; }
 extern "C" cudaError_t gemm_plan_make(gemm_plan *plan, gemm_epilogue, const gemm_problem *problem, gemm_choice choice,
                                       int multiprocessors, void *) {
@@ -77,6 +78,10 @@ extern "C" cudaError_t attention_hopper_plan(attention_plan *, const attention_p
     return cudaErrorNotSupported;
 }
 extern "C" cudaError_t attention_hopper_launch(const attention_plan *, bool, cudaStream_t) {
+    return cudaErrorNotSupported;
+}
+extern "C" bool attention_vit_possible(const attention_problem *) { return false; }
+extern "C" cudaError_t attention_vit_launch(const attention_problem *, void *, bool, cudaStream_t) {
     return cudaErrorNotSupported;
 }
 cudaError_t stream_setup(void) { return cudaErrorNotSupported; }

@@ -4,6 +4,7 @@
  *     check_cuda            compare and time
  *     check_cuda compare    compare only        check_cuda time    time only
  *     check_cuda .. TEXT    products whose name holds TEXT           check_cuda .. TEXT portable    mma.sync alone
+ *     check_cuda chain [images]    the ViT's layers in one graph, every variant in its place
  *
  * Twins work in double precision on the bf16 values that the kernels get; of large results a random sample of elements
  * is compared, and all must have been written.
@@ -122,7 +123,7 @@ struct product_case {
 /* One product with everything its epilogue can do, every variant and both splits. */
 static void product(const product_case &c, bool compare, bool time) {
     const int copies = compare && !time ? 1 : 1 + (int)(120000000ll / ((long long)c.features * c.k * 2 + 1));
-    const int slabs = (c.k + 63) / 64, out_slabs = (c.features + 63) / 64;
+    const int slabs = (c.k + 63) / 64, out_slabs = (c.features + GEMM_SLAB_LEAST - 1) / GEMM_SLAB_LEAST;
     const int out_features = c.epilogue == GEMM_GATED ? c.features / 2 : c.features;
     const int head_dim = c.features % 256 == 0 ? 256 : 16, heads = c.features / head_dim - 2;
     buffer<bf16> weights((size_t)copies * c.features * c.k), input((size_t)c.tokens * c.k);
@@ -211,10 +212,9 @@ static void product(const product_case &c, bool compare, bool time) {
                      chosen.variant == variant && chosen.split == split ? " *" : "");
             gemm_plan plan;
             gemm_choice choice = {variant, split};
-            if (variant < -1 && !gemm_portable_fits(c.epilogue, &p, -2 - variant, split)) continue;
-            if (split > 1 && (c.epilogue != GEMM_RESIDUAL || variant == -1 || c.k < 512)) continue;
+            if (!gemm_possible(c.epilogue, &p, choice, multiprocessors)) continue;
+            const int slab_width = gemm_slab(c.epilogue, choice);
             MUST(gemm_plan_make(&plan, c.epilogue, &p, choice, multiprocessors, encode));
-            if (split > 1 && variant >= 0 && plan.tiles_m * plan.tiles_n * 2 > multiprocessors) continue;
             if (compare) {
                 fill(x, 1.0f);
                 const std::vector<float> before = x.host;
@@ -260,9 +260,9 @@ static void product(const product_case &c, bool compare, bool time) {
                     if (c.epilogue == GEMM_RESIDUAL) {
                         result.add(x.host[at], before[at] + dot(token, f));
                         sums.add(__bfloat162float(operand.host[at]), x.host[at] * gain.host[f]);
-                        const int slab = f / 64;
+                        const int slab = f / slab_width;
                         double s = 0, q = 0;
-                        for (int j = slab * 64; j < slab * 64 + 64 && j < c.features; j++) {
+                        for (int j = slab * slab_width; j < (slab + 1) * slab_width && j < c.features; j++) {
                             const double v = x.host[(size_t)token * c.features + j];
                             s += v;
                             q += v * v;
@@ -324,15 +324,18 @@ static void attention(const attention_case &c, bool compare, bool time) {
     p.heads = c.heads;
     p.head_dim = c.head_dim;
     p.sequences = c.sequences;
-    p.starts = first.device;
+    p.starts = c.ragged ? first.device : NULL;
     p.length = c.length;
     p.key_mask = c.masked ? mask.device : NULL;
     p.scale = 1.0f / sqrtf((float)c.head_dim);
-    for (int hopper = 0; hopper <= (c.head_dim == 256 && c.heads == 1); hopper++) {
+    const bool vit = attention_vit_possible(&p);
+    for (int hopper = 0; hopper <= (vit || (c.head_dim == 256 && c.heads == 1)); hopper++) {
         attention_plan plan;
-        if (hopper) MUST(attention_hopper_plan(&plan, &p, tokens, encode));
+        if (hopper && !vit) MUST(attention_hopper_plan(&plan, &p, tokens, encode));
         auto run = [&](int i) {
-            MUST(hopper ? attention_hopper_launch(&plan, i > 0, stream) : attention_launch(&p, i > 0, stream));
+            MUST(!hopper ? attention_launch(&p, i > 0, stream)
+                 : vit   ? attention_vit_launch(&p, encode, i > 0, stream)
+                         : attention_hopper_launch(&plan, i > 0, stream));
         };
         if (compare) {
             out.poison();
@@ -373,6 +376,151 @@ static void attention(const attention_case &c, bool compare, bool time) {
     }
 }
 
+/*
+ * The ViT's layers as the model runs them, 27 in a graph over four layers' weights (more than L2 holds): what a layer
+ * takes with everything as chosen, and with one product's variant replaced at a time.
+ */
+static void chain(int images) {
+    enum { WIDTH = 1152, MLP = 4304, LAYERS = 27, COPIES = 4 };
+    const int rows = images * 256;
+    const size_t sizes[4] = {(size_t)3 * WIDTH * WIDTH, (size_t)WIDTH * WIDTH, (size_t)MLP * WIDTH,
+                             (size_t)WIDTH * MLP};
+    buffer<bf16> some((size_t)MLP * WIDTH), operand((size_t)rows * WIDTH), qkv((size_t)rows * 3 * WIDTH),
+        attended((size_t)rows * WIDTH), mlp((size_t)rows * MLP);
+    buffer<float> x((size_t)rows * WIDTH), bias(MLP), center(MLP), gain(MLP);
+    buffer<float2> stats((size_t)24 * rows);
+    buffer<float> partial(gemm_partial_bytes() / 4);
+    buffer<unsigned> ticket(GEMM_TICKETS);
+    MUST(cudaMemset(ticket.device, 0, GEMM_TICKETS * sizeof(unsigned)));
+    fill(some, sqrtf(3.0f / WIDTH) * 0.05f);
+    fill(bias, 0.3f);
+    fill(center, 0.1f);
+    fill(gain, 0.1f, 1.0f);
+    fill(operand, 1.7f);
+    for (auto &v : stats.host) v = make_float2(uniform() * 4.0f, 64.0f * (1.0f + 0.3f * uniform()));
+    stats.up();
+    bf16 *weights[4];
+    for (int w = 0; w < 4; w++) {
+        MUST(cudaMalloc((void **)&weights[w], COPIES * sizes[w] * 2));
+        for (int i = 0; i < COPIES; i++)
+            MUST(cudaMemcpy(weights[w] + i * sizes[w], some.device, sizes[w] * 2, cudaMemcpyDeviceToDevice));
+    }
+    const gemm_epilogue epilogues[4] = {GEMM_STORE, GEMM_RESIDUAL, GEMM_GELU, GEMM_RESIDUAL};
+    const char *names[4] = {"qkv", "out", "fc1", "fc2"};
+    auto problem = [&](int w, int layer, int slabs) {
+        gemm_problem p = {};
+        p.weights = weights[w] + layer % COPIES * sizes[w];
+        p.tokens = rows;
+        p.scale = 1.0f;
+        p.bias = bias.device;
+        p.row_period = 1;
+        p.partial = partial.device;
+        p.ticket = ticket.device;
+        p.features = w == 0 ? 3 * WIDTH : w == 2 ? MLP : WIDTH;
+        p.k = p.weights_stride = p.input_stride = w == 3 ? MLP : WIDTH;
+        p.input = w == 1 ? attended.device : w == 3 ? mlp.device : operand.device;
+        if (w % 2 == 0) {
+            p.stats = stats.device;
+            p.stats_slabs = slabs;
+            p.stats_stride = rows;
+            p.norm_width = WIDTH;
+            p.layer_norm = true;
+            p.center = center.device;
+            p.out = w == 0 ? qkv.device : mlp.device;
+            p.out_stride = p.features;
+        } else {
+            p.x = x.device;
+            p.accumulate = true;
+            p.operand = operand.device;
+            p.gain = gain.device;
+            p.stats_out = stats.device;
+            p.stats_out_stride = rows;
+        }
+        return p;
+    };
+    attention_problem a = {};
+    a.q = qkv.device;
+    a.k = qkv.device + WIDTH;
+    a.v = qkv.device + 2 * WIDTH;
+    a.out = attended.device;
+    a.q_stride = a.kv_stride = 3 * WIDTH;
+    a.out_stride = WIDTH;
+    a.group = 1;
+    a.heads = 16;
+    a.head_dim = 72;
+    a.sequences = images;
+    a.length = 256;
+    a.scale = 1.0f / sqrtf(72.0f);
+    gemm_choice choices[4];
+    bool fast_attention = true, prefetch = false;
+    unsigned skip = 0; /* bit per kernel of a layer that is left out */
+    auto layer_us = [&]() {
+        MUST(cudaMemset(x.device, 0, x.host.size() * sizeof(float)));
+        int slabs = (WIDTH + 63) / 64;
+        const double ms = timed(
+            [&](int layer) {
+                for (int step = 0; step < 5; step++) {
+                    if (skip >> step & 1) continue;
+                    if (step == 1) {
+                        a.next_weights = weights[2] + layer % COPIES * sizes[2];
+                        a.next_bytes = prefetch ? (unsigned)(sizes[2] * 2) : 0;
+                        MUST(fast_attention ? attention_vit_launch(&a, encode, layer > 0, stream)
+                                            : attention_launch(&a, layer > 0, stream));
+                        continue;
+                    }
+                    const int w = step ? step - 1 : 0, after = (w + 1) % 4, after_layer = layer + (w == 3);
+                    gemm_problem p = problem(w, layer, slabs);
+                    if (prefetch && w != 1) {
+                        p.next_weights = weights[after] + after_layer % COPIES * sizes[after];
+                        p.next_bytes = (unsigned)(sizes[after] * 2);
+                    }
+                    gemm_plan plan;
+                    MUST(gemm_plan_make(&plan, epilogues[w], &p, choices[w], multiprocessors, encode));
+                    MUST(gemm_launch(epilogues[w], &plan, layer > 0 || step > 0, stream));
+                    if (w % 2)
+                        slabs = (WIDTH + gemm_slab(epilogues[w], choices[w]) - 1) / gemm_slab(epilogues[w], choices[w]);
+                }
+            },
+            LAYERS);
+        return ms * 1e3;
+    };
+    char text[64];
+    for (int w = 0; w < 4; w++) {
+        gemm_problem p = problem(w, 0, 18);
+        choices[w] = gemm_choose(epilogues[w], &p, multiprocessors);
+        gemm_variant_text(epilogues[w], choices[w].variant, text, sizeof text);
+        printf("chain %d images: %s by %s%s\n", images, names[w], text, choices[w].split > 1 ? " split" : "");
+    }
+    const double least = layer_us();
+    printf("chain layer %24.2f us, again %.2f\n", least, layer_us());
+    prefetch = true;
+    printf("  with prefetch %20.2f\n", layer_us());
+    prefetch = false;
+    fast_attention = false;
+    printf("  attention mma.sync %15.2f\n", layer_us());
+    fast_attention = true;
+    for (int step = 0; step < 5; step++) {
+        skip = 1u << step;
+        printf("  without kernel %d %18.2f\n", step, layer_us());
+    }
+    skip = 0;
+    for (int w = 0; w < 4; w++)
+        for (int variant = 0; variant < gemm_variant_count(epilogues[w]); variant++)
+            for (int split = 1; split <= 2; split++) {
+                const gemm_problem p = problem(w, 0, 18);
+                const gemm_choice old = choices[w];
+                choices[w] = {variant, split};
+                if (gemm_possible(epilogues[w], &p, choices[w], multiprocessors)) {
+                    gemm_variant_text(epilogues[w], variant, text, sizeof text);
+                    const double us = layer_us();
+                    printf("  %s %-26s %s %7.2f%s\n", names[w], text, split > 1 ? "split" : "     ", us,
+                           us < least - 0.3 ? " better" : "");
+                }
+                choices[w] = old;
+            }
+    for (int w = 0; w < 4; w++) cudaFree(weights[w]);
+}
+
 int main(int argc, char **argv) {
     const bool compare = argc < 2 || !strcmp(argv[1], "compare"), time = argc < 2 || !strcmp(argv[1], "time");
     portable_only = argc > 3 && !strcmp(argv[3], "portable");
@@ -388,6 +536,7 @@ int main(int argc, char **argv) {
     MUST(gemm_setup());
     MUST(gemm_portable_setup());
     MUST(attention_setup());
+    MUST(attention_vit_setup());
 
     const product_case products[] = {
         {"store tiny", GEMM_STORE, 48, 5, 48, true, true},
@@ -414,7 +563,9 @@ int main(int argc, char **argv) {
         {"attention one token", 256, 1, 8, 1, 1, false, false}, {"attention prefix", 256, 1, 8, 1, 788, false, false},
         {"attention ragged", 256, 1, 8, 5, 301, true, false},   {"attention masked", 256, 1, 8, 2, 556, true, true},
     };
-    for (const auto &c : attentions) attention(c, compare, time);
+    for (const auto &c : attentions)
+        if (argc < 3 || strstr(c.name, argv[2])) attention(c, compare, time);
+    if (argc > 1 && !strcmp(argv[1], "chain")) chain(argc > 2 ? atoi(argv[2]) : 3);
     printf("%d failures\n", failures);
     return failures != 0;
 }
