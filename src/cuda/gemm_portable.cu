@@ -246,15 +246,16 @@ extern "C" int gemm_portable_variants(void) { return VARIANTS; }
 
 extern "C" void gemm_portable_text(int variant, char *text, size_t size) {
     const portable_variant *v = &variants[variant];
-    snprintf(text, size, "mma.sync %dx%d", v->features, v->tokens);
+    snprintf(text, size, "%s %dx%d", WARP_LANES == 64 ? "MFMA" : "mma.sync", v->features, v->tokens);
 }
 
 static int tiles_of(const portable_variant *v, const gemm_problem *p) {
     return ceil_div(p->features, v->features) * ceil_div(p->tokens, v->tokens);
 }
 
-/* Bytes of shared memory that a block of the current device may have. */
+/* Bytes of shared memory that a block of the current device may have; AMD's variants fit gfx942's. */
 static int shared_limit(void) {
+    if (WARP_LANES == 64) return 64 * 1024;
     int device = 0, most = 0;
     if (cudaGetDevice(&device) != cudaSuccess ||
         cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) != cudaSuccess)
@@ -285,6 +286,8 @@ static double estimate(const portable_variant *v, const gemm_problem *p, int spl
 
 static void choose(gemm_epilogue epilogue, const gemm_problem *p, int multiprocessors, int *variant, int *split) {
     double least = 1e300;
+    *variant = VARIANTS - 1; /* the smallest tiles, should the device not even tell its limits */
+    *split = 1;
     for (int i = 0; i < VARIANTS; i++)
         for (int pieces = 1; pieces <= MOST_PIECES; pieces++) {
             if (!gemm_portable_fits(epilogue, p, i, pieces)) continue;
