@@ -73,7 +73,10 @@ static pi0_status open_device(backend_engine *e, const pi0_engine_options *o, pi
 
 static void engine_close(backend_engine *engine) {
     if (!engine) return;
-    if (engine->memory && engine_use_device(engine, NULL) == PI0_OK) cudaFree(engine->memory);
+    if (engine->memory) {
+        engine_use_device(engine, NULL); /* where that fails, memory is given back all the same */
+        cudaFree(engine->memory);
+    }
     device_release(engine);
     memory_release(engine);
 }

@@ -75,6 +75,4 @@ extern "C" pi0_status device_setup(backend_engine *e, const pi0_engine_options *
     return PI0_OK;
 }
 
-extern "C" void device_release(backend_engine *engine) {
-    if (engine->blas && engine_use_device(engine, NULL) == PI0_OK) cublaslt_close(&engine->blas);
-}
+extern "C" void device_release(backend_engine *engine) { cublaslt_close(&engine->blas); }

@@ -5,8 +5,8 @@
  * each of the 64, so that the accumulators lie as the epilogue wants them, and multiplies GROUPS * 16 x BN at a time
  *   grid   x: tiles, a band of 16 token tiles after the other, tokens first within a band: weights come from memory
  * once a band; z: pieces of k, whose sums meet in `partial`; the block that ends last adds them up in order memory
- * STAGES stages of 32 k-values of both operands, rows of 64 bytes, 16-byte pieces swizzled; epilogue staging over the
- * stages bytes  (features + tokens of a tile) * 64 per 32 k-values from L2; weights once from memory a band FLOPs  2 *
+ * STAGES stages of 64 k-values of both operands, rows of 128 bytes, 16-byte pieces swizzled; epilogue staging over the
+ * stages bytes  (features + tokens of a tile) * 128 per 64 k-values from L2; weights once from memory a band FLOPs  2 *
  * features * tokens * k       bound  tensor cores at mma.sync's rate (0.6 of wgmma's on Hopper)
  */
 #include <stdio.h>
@@ -18,9 +18,9 @@
 #include "gemm_portable_amd.cuh"
 #endif
 
-/* k-values at a time; AMD has fewer, longer stages */
-enum { BK = WARP_LANES == 32 ? 32 : 64, ROW = BK * 2, CHUNKS = BK / 8, BAND = 16 };
-enum { MOST_LINES = 32 }; /* of 128 bytes, a row of weights that a block asks for ahead */
+/* k-values at a time: rows of 128 bytes, since a multiprocessor asks for whole lines at half the cost of their halves
+ */
+enum { BK = 64, ROW = BK * 2, CHUNKS = BK / 8, BAND = 16 };
 
 template <int WIDE, int GROUPS, int BN, int STAGES> struct portable_tile {
     static constexpr int THREADS = WIDE * 128, FEATURES = GROUPS * 64, TOKENS = WIDE * BN;
@@ -31,7 +31,7 @@ template <int WIDE, int GROUPS, int BN, int STAGES> struct portable_tile {
 };
 
 /* Where piece `c` of 8 k-values of a row lies: eight neighbouring rows' pieces fill all banks. */
-__device__ __forceinline__ int piece_at(int row, int c) { return row * ROW + (c ^ (row >> 1 & 3)) * 16; }
+__device__ __forceinline__ int piece_at(int row, int c) { return row * ROW + (c ^ (row & 7)) * 16; }
 
 /* Adds up what the blocks of a tile have, in the order of their pieces of k; true for the block that goes on. */
 template <int COUNT>
@@ -92,35 +92,29 @@ __global__ void __launch_bounds__(WIDE * 128, BLOCKS)
 #else
     constexpr int STEPS = BK / 16, PAIRS = BN / 16;
     const int warp = thread / 32 % 4, lane = thread % 32;
-    /* A thread copies one piece of every ROWS_AT_ONCE-th row, features first. Rows that are not there are taken from
-     * the last one that is: what becomes of them is not written. */
+    /* a thread copies one piece of every ROWS_AT_ONCE-th row, features first */
     constexpr int ROWS_AT_ONCE = tile::THREADS / CHUNKS, FEATURE_PARTS = tile::FEATURES / ROWS_AT_ONCE,
-                  PARTS = FEATURE_PARTS + ceil_div(tile::TOKENS, ROWS_AT_ONCE);
-    static_assert(tile::FEATURES % ROWS_AT_ONCE == 0 && PARTS < STEPS * PAIRS, "copies between products");
+                  PARTS = FEATURE_PARTS + tile::TOKENS / ROWS_AT_ONCE;
+    static_assert(tile::FEATURES % ROWS_AT_ONCE == 0 && tile::TOKENS % ROWS_AT_ONCE == 0 && PARTS < STEPS * PAIRS,
+                  "copies between products");
     const int copy_row = thread / CHUNKS, copy_piece = thread % CHUNKS;
     const uint32_t copy_to = memory + piece_at(copy_row, copy_piece); /* rows at once: a multiple of 8 */
-    const bf16 *weights = p.weights + (size_t)p.first_feature * p.weights_stride;
-    uint32_t offsets[PARTS];
-#pragma unroll
-    for (int i = 0; i < PARTS; i++) {
-        const int row = i * ROWS_AT_ONCE + copy_row;
-        offsets[i] = i < FEATURE_PARTS
-                         ? (uint32_t)min(first_feature + row, p.features - 1) * (uint32_t)p.weights_stride
-                         : (uint32_t)min(first_token + row - tile::FEATURES, p.tokens - 1) * (uint32_t)p.input_stride;
-    }
+    const bf16 *weights = p.weights + (size_t)(p.first_feature + first_feature + copy_row) * p.weights_stride;
+    const bf16 *input = p.input + (size_t)(first_token + copy_row) * p.input_stride;
+    const int features_left = p.features - first_feature - copy_row, tokens_left = p.tokens - first_token - copy_row;
     auto copy = [&](int part, int block, int slot) {
         const int k = (first_block + block) * BK + copy_piece * 8;
-        const bool valid = block < blocks && k < p.k;
-        const uint32_t to = copy_to + slot * tile::STAGE_BYTES + part * ROWS_AT_ONCE * ROW;
-        if (part < FEATURE_PARTS)
-            copy_async_16_ahead(to, weights + (valid ? offsets[part] + k : 0), valid);
-        else if (tile::TOKENS % ROWS_AT_ONCE == 0 || part + 1 < PARTS || copy_row < tile::TOKENS % ROWS_AT_ONCE)
-            copy_async_16(to, p.input + (valid ? offsets[part] + k : 0), valid);
+        const bool there = block < blocks && k < p.k, of_weights = part < FEATURE_PARTS;
+        const int row = (of_weights ? part : part - FEATURE_PARTS) * ROWS_AT_ONCE;
+        const bool valid = there && row < (of_weights ? features_left : tokens_left);
+        const bf16 *from = of_weights ? weights + (size_t)row * p.weights_stride : input + (size_t)row * p.input_stride;
+        copy_async_16(copy_to + slot * tile::STAGE_BYTES + part * ROWS_AT_ONCE * ROW, valid ? from + k : p.weights,
+                      valid);
     };
     /* fragments: 16 features of each of the groups; 16 tokens */
     const uint32_t a_row = memory + (warp * 16 + lane % 16) * ROW,
                    b_row = memory + (tile::FEATURES + group * BN + lane / 16 * 8 + lane % 8) * ROW;
-    const int twist = lane % 8 >> 1;
+    const int twist = lane % 8;
     auto load_a = [&](uint32_t(&a)[GROUPS][4], int slot, int step) {
         const uint32_t from = a_row + slot * tile::STAGE_BYTES + ((step * 2 + lane / 16) ^ twist) * 16;
 #pragma unroll
@@ -131,15 +125,6 @@ __global__ void __launch_bounds__(WIDE * 128, BLOCKS)
     };
 
     grid_launch_next();
-    {
-        /* this tile's weights on their way to L2 before the predecessor has ended, shared among the tiles that want
-         * them: blocks alone keep too little under way to hide memory's latency */
-        const int first_k = first_block * BK, lines = min(ceil_div(min(blocks * BK, p.k - first_k), 64), MOST_LINES);
-        for (int i = in_band % width * tile::THREADS + thread; i < tile::FEATURES * lines; i += width * tile::THREADS) {
-            const int row = min(first_feature + i / lines, p.features - 1);
-            prefetch_line(weights + (size_t)row * p.weights_stride + first_k + i % lines * 64);
-        }
-    }
     grid_wait();
 #pragma unroll
     for (int block = 0; block < STAGES - 1; block++) {
@@ -235,9 +220,9 @@ static const portable_variant variants[] = {
 #else
 /* Rates are measured (docs/performance.md): only their ratios matter. */
 static const portable_variant variants[] = {
-    VARIANT(2, 4, 80, 4, 1, 1000, 1000),
-    VARIANT(1, 2, 128, 4, 2, 900, 600),
-    VARIANT(1, 2, 64, 4, 3, 850, 450),
+    VARIANT(2, 4, 80, 3, 1, 1000, 1000),
+    VARIANT(1, 2, 128, 3, 2, 900, 600),
+    VARIANT(1, 2, 64, 3, 3, 850, 450),
 };
 #endif
 enum { VARIANTS = sizeof variants / sizeof *variants, MOST_PIECES = 4, LEAST_PIECE = 512 };
@@ -254,23 +239,27 @@ static int tiles_of(const portable_variant *v, const gemm_problem *p) {
 }
 
 /* Bytes of shared memory that a block of the current device may have; AMD's variants fit gfx942's. */
-static int shared_limit(void) {
-    if (WARP_LANES == 64) return 64 * 1024;
-    int device = 0, most = 0;
-    if (cudaGetDevice(&device) != cudaSuccess ||
-        cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) != cudaSuccess)
-        return 0;
-    return most;
+static cudaError_t shared_limit(int *bytes) {
+    *bytes = 64 * 1024;
+    if (WARP_LANES == 64) return cudaSuccess;
+    int device = 0;
+    const cudaError_t status = cudaGetDevice(&device);
+    if (status != cudaSuccess) return status;
+    return cudaDeviceGetAttribute(bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
 }
 
-extern "C" bool gemm_portable_fits(gemm_epilogue epilogue, const gemm_problem *p, int variant, int split) {
-    const portable_variant *v = &variants[variant];
-    if (v->shared_bytes > shared_limit()) return false;
+static bool fits(gemm_epilogue epilogue, const gemm_problem *p, const portable_variant *v, int split, int limit) {
+    if (v->shared_bytes > limit) return false;
     if (split == 1) return true;
     const int tiles = tiles_of(v, p), k_blocks = ceil_div(p->k, BK), share = ceil_div(k_blocks, split);
     return epilogue == GEMM_RESIDUAL && p->partial && p->ticket && tiles <= GEMM_TICKETS && share * BK >= LEAST_PIECE &&
            (split - 1) * share < k_blocks &&
            (size_t)tiles * split * v->features * v->tokens * sizeof(float) <= gemm_partial_bytes();
+}
+
+extern "C" bool gemm_portable_fits(gemm_epilogue epilogue, const gemm_problem *p, int variant, int split) {
+    int limit = 0;
+    return shared_limit(&limit) == cudaSuccess && fits(epilogue, p, &variants[variant], split, limit);
 }
 
 /* Clocks, roughly: the busiest multiprocessor's tiles, and what a block and a join cost besides. */
@@ -284,25 +273,28 @@ static double estimate(const portable_variant *v, const gemm_problem *p, int spl
     return each * products / rate + 4000 * rounds + (split > 1 ? 3000 + 1000 * split : 0);
 }
 
-static void choose(gemm_epilogue epilogue, const gemm_problem *p, int multiprocessors, int *variant, int *split) {
+static cudaError_t choose(gemm_epilogue epilogue, const gemm_problem *p, int multiprocessors, int *variant,
+                          int *split) {
     double least = 1e300;
-    *variant = VARIANTS - 1; /* the smallest tiles, should the device not even tell its limits */
-    *split = 1;
+    int limit = 0;
+    const cudaError_t status = shared_limit(&limit);
     for (int i = 0; i < VARIANTS; i++)
         for (int pieces = 1; pieces <= MOST_PIECES; pieces++) {
-            if (!gemm_portable_fits(epilogue, p, i, pieces)) continue;
+            if (!fits(epilogue, p, &variants[i], pieces, limit)) continue;
             const double time = estimate(&variants[i], p, pieces, multiprocessors);
             if (time >= least) continue;
             least = time;
             *variant = i;
             *split = pieces;
         }
+    return status != cudaSuccess || *variant >= 0 ? status : cudaErrorNotSupported;
 }
 
 extern "C" cudaError_t gemm_portable_setup(void) {
-    cudaError_t status = cudaSuccess;
+    int limit = 0;
+    cudaError_t status = shared_limit(&limit);
     for (int i = 0; i < VARIANTS; i++)
-        for (int e = 0; e < GEMM_EPILOGUES && status == cudaSuccess && variants[i].shared_bytes <= shared_limit(); e++)
+        for (int e = 0; e < GEMM_EPILOGUES && status == cudaSuccess && variants[i].shared_bytes <= limit; e++)
             status = cudaFuncSetAttribute((const void *)variants[i].kernels[e],
                                           cudaFuncAttributeMaxDynamicSharedMemorySize, variants[i].shared_bytes);
     return status;
@@ -310,7 +302,10 @@ extern "C" cudaError_t gemm_portable_setup(void) {
 
 extern "C" cudaError_t gemm_portable_launch(gemm_epilogue epilogue, const gemm_problem *p, int variant, int split,
                                             int multiprocessors, bool dependent, cudaStream_t stream) {
-    if (variant < 0) choose(epilogue, p, multiprocessors, &variant, &split);
+    if (variant < 0) {
+        const cudaError_t status = choose(epilogue, p, multiprocessors, &variant, &split);
+        if (status != cudaSuccess) return status;
+    }
     const portable_variant *v = &variants[variant];
     const int tiles_m = ceil_div(p->features, v->features), tiles_n = ceil_div(p->tokens, v->tokens);
     return launch(v->kernels[epilogue], dim3(tiles_m * tiles_n, 1, split), v->threads, v->shared_bytes, 1, dependent,

@@ -38,16 +38,6 @@ __device__ __forceinline__ void copy_async_16(uint32_t shared, const void *globa
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(valid ? 16 : 0)
                  : "memory");
 }
-/* The same; what misses L2 brings the 256 bytes around it along. */
-__device__ __forceinline__ void copy_async_16_ahead(uint32_t shared, const void *global, bool valid) {
-    asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;" ::"r"(shared), "l"(global),
-                 "r"(valid ? 16 : 0)
-                 : "memory");
-}
-/* Asks for the line of 128 bytes at `global` to come into L2. */
-__device__ __forceinline__ void prefetch_line(const void *global) {
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(global) : "memory");
-}
 __device__ __forceinline__ void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int PENDING> __device__ __forceinline__ void copy_async_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");

@@ -103,18 +103,17 @@ static void take_buffers(device_arena *a, backend_session *s) {
 
 extern "C" void cuda_session_close(backend_session *s) {
     if (!s) return;
-    if (engine_use_device(s->engine, NULL) == PI0_OK) {
-        if (s->stream) cudaStreamSynchronize(s->stream);
-        for (int i = 0; i < SESSION_GRAPHS; i++)
-            if (s->graphs[i].graph) cudaGraphExecDestroy(s->graphs[i].graph);
-        for (int i = 0; i < SESSION_EVENTS; i++)
-            if (s->events[i]) cudaEventDestroy(s->events[i]);
-        for (int i = 0; s->marks && i < s->marks_capacity; i++)
-            if (s->marks[i]) cudaEventDestroy(s->marks[i]);
-        if (s->device_memory) cudaFree(s->device_memory);
-        if (s->host_memory) cudaFreeHost(s->host_memory);
-        if (s->stream) cudaStreamDestroy(s->stream);
-    }
+    engine_use_device(s->engine, NULL); /* where that fails, memory is given back all the same */
+    if (s->stream) cudaStreamSynchronize(s->stream);
+    for (int i = 0; i < SESSION_GRAPHS; i++)
+        if (s->graphs[i].graph) cudaGraphExecDestroy(s->graphs[i].graph);
+    for (int i = 0; i < SESSION_EVENTS; i++)
+        if (s->events[i]) cudaEventDestroy(s->events[i]);
+    for (int i = 0; s->marks && i < s->marks_capacity; i++)
+        if (s->marks[i]) cudaEventDestroy(s->marks[i]);
+    if (s->device_memory) cudaFree(s->device_memory);
+    if (s->host_memory) cudaFreeHost(s->host_memory);
+    if (s->stream) cudaStreamDestroy(s->stream);
     memory_release(s->last_starts);
     memory_release(s->marks);
     memory_release(s->mark_stage);

@@ -2,6 +2,7 @@
 without one hears."""
 
 import json
+import os
 import subprocess
 
 import numpy as np
@@ -127,6 +128,19 @@ def test_machine_without_a_device():
 @built
 def test_hidden_devices():
     hears({"CUDA_VISIBLE_DEVICES": ""}, "no ")
+
+
+@built
+@pytest.mark.parametrize("kind, says", [
+    ("old", "the NVIDIA driver supports CUDA 12.4, this build needs 13."), ("none", "no CUDA device is visible"),
+    ("broken", "no CUDA device is visible"), ("empty", "no NVIDIA driver was found"),
+])
+def test_stand_in_for_the_driver(kind, says):
+    folder = PI0.parent / "tests" / "standin"
+    if not (folder / "libcuda.so.1").exists():
+        pytest.skip("no stand-in was built")
+    path = os.environ.get("LD_LIBRARY_PATH")
+    hears({"STANDIN_CUDA": kind, "LD_LIBRARY_PATH": f"{folder}:{path}" if path else str(folder)}, says)
 
 
 @built
