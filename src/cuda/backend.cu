@@ -125,6 +125,6 @@ const backend DEVICE_BACKEND_NAME = {
     cuda_session_close,
     cuda_infer,
     cuda_read,
-    PI0_CHOICE_GRAPH | PI0_CHOICE_ATTENTION | PI0_CHOICE_FUSE_QKV | DEVICE_CHOICES,
+    PI0_CHOICE_GRAPH | PI0_CHOICE_GEMM | PI0_CHOICE_ATTENTION | PI0_CHOICE_FUSE_QKV,
 };
 }

@@ -20,13 +20,11 @@ extern "C" {
 #define DEVICE_BACKEND      PI0_BACKEND_HIP
 #define DEVICE_BACKEND_NAME hip_backend
 #define DEVICE_NAME         "hip"
-#define DEVICE_CHOICES      0u
 #define DEVICE_TITLE        "HIP"
 #else
 #define DEVICE_BACKEND      PI0_BACKEND_CUDA
 #define DEVICE_BACKEND_NAME cuda_backend
 #define DEVICE_NAME         "cuda"
-#define DEVICE_CHOICES      PI0_CHOICE_GEMM
 #define DEVICE_TITLE        "CUDA"
 #endif
 
@@ -97,7 +95,7 @@ struct backend_engine {
     void *encode;                             /* cuTensorMapEncodeTiled */
     bool kernels;                             /* HIP: the device's code object is loaded for this engine */
     pi0_rope rope;
-    struct cublaslt *blas;              /* --gemm cublaslt: products of ViT and prefix by that library */
+    struct cublaslt *blas; /* --gemm cublaslt: products of ViT and prefix by that library, on AMD hipBLASLt */
     bool plain_attention, separate_qkv; /* --attention naive, --no-fuse-qkv */
     bool overlap;                       /* kernels may start before their predecessors end (sm_90 and later) */
     char name[128], arch[16];

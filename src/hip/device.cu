@@ -41,7 +41,7 @@ extern "C" void device_describe(pi0_device_info *d, int index) {
 }
 
 extern "C" pi0_status device_setup(backend_engine *engine, const pi0_engine_options *options, pi0_error *error) {
-    (void)options; /* there is one set of kernels */
+    if (options->gemm == PI0_GEMM_CUBLASLT) TRY(cublaslt_open(&engine->blas, error)); /* AMD's: hipBLASLt */
     CUDA_TRY((cudaError_t)hip_modules_open(engine->device, engine->arch));
     engine->kernels = true;
     CUDA_TRY(gemm_portable_setup());
@@ -51,7 +51,10 @@ extern "C" pi0_status device_setup(backend_engine *engine, const pi0_engine_opti
 }
 
 extern "C" void device_release(backend_engine *engine) {
-    if (engine->kernels && engine_use_device(engine, NULL) == PI0_OK) hip_modules_close(engine->device);
+    if (!engine->kernels && !engine->blas) return;
+    engine_use_device(engine, NULL); /* what is given back is known by its handles, even if this fails */
+    cublaslt_close(&engine->blas);
+    if (engine->kernels) hip_modules_close(engine->device);
     engine->kernels = false;
 }
 
@@ -88,7 +91,3 @@ cudaError_t stream_setup(void) { return cudaErrorNotSupported; }
 extern "C" size_t stream_exchange_bytes(int) { return 0; }
 extern "C" bool stream_fits(int, int, int) { return false; }
 extern "C" cudaError_t stream_launch(const stream_problem *, cudaStream_t) { return cudaErrorNotSupported; }
-extern "C" cudaError_t gemm_cublaslt_launch(const cublaslt *, gemm_epilogue, const gemm_problem *, float *, void *,
-                                            cudaStream_t) {
-    return cudaErrorNotSupported;
-}

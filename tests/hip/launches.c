@@ -61,6 +61,15 @@ static void check_gemm(const standin_launch *launch) {
     EXPECT(!p->out + !p->keys + !p->x == 2);
 }
 
+/* The epilogue after one of hipBLASLt's products. */
+static void check_epilogue(const standin_launch *launch) {
+    const gemm_problem *p = launch->arguments[0];
+    const float *sums = *(const float **)launch->arguments[1];
+    EXPECT(launch->threads == 128 && launch->grid[0] * 64 >= (unsigned)p->features &&
+           launch->grid[1] * 64 >= (unsigned)p->tokens);
+    ON_DEVICE(sums, p->tokens * p->features);
+}
+
 static void check_attention(const standin_launch *launch) {
     const attention_problem *p = launch->arguments[0];
     const int inner = p->heads * p->head_dim;
@@ -196,11 +205,17 @@ void standin_check_launch(const standin_launch *launch) {
     static const struct {
         const char *name;
         void (*check)(const standin_launch *);
-    } checks[] = {{"gemm_portable", check_gemm},         {"suffix_attention_kernel", check_suffix},
-                  {"attention_kernel", check_attention}, {"skinny_kernel", check_skinny},
-                  {"heads_kernel", check_heads},         {"patches_kernel", check_patches},
-                  {"text_kernel", check_text},           {"pack_kernel", check_pack},
-                  {"linear_kernel", check_linear},       {"fold_", check_pointer},
+    } checks[] = {{"gemm_portable", check_gemm},
+                  {"epilogue_kernel", check_epilogue},
+                  {"suffix_attention_kernel", check_suffix},
+                  {"attention_kernel", check_attention},
+                  {"skinny_kernel", check_skinny},
+                  {"heads_kernel", check_heads},
+                  {"patches_kernel", check_patches},
+                  {"text_kernel", check_text},
+                  {"pack_kernel", check_pack},
+                  {"linear_kernel", check_linear},
+                  {"fold_", check_pointer},
                   {"rope_table_kernel", check_pointer}};
     for (size_t i = 0; i < sizeof checks / sizeof *checks; i++)
         if (strstr(launch->name, checks[i].name)) {

@@ -38,7 +38,7 @@ standin_state *standin(void) { return &state; }
 void standin_reset(void) {
     state.calls = state.fail_at = 0;
     state.failed = state.failed_giving = false;
-    state.launches = state.copies = state.fills = state.captures = state.graph_launches = 0;
+    state.launches = state.copies = state.fills = state.captures = state.graph_launches = state.products = 0;
     state.most_shared_bytes = 0;
     state.misuse[0] = 0;
 }
@@ -51,8 +51,7 @@ void standin_misuse(const char *format, ...) {
     va_end(list);
 }
 
-/* Counts a call; true: this one is to fail. */
-static bool fails(void) {
+bool standin_fails(void) {
     pthread_mutex_lock(&lock);
     const bool now = ++state.calls == state.fail_at;
     if (now) state.failed = true;
@@ -60,9 +59,9 @@ static bool fails(void) {
     return now;
 }
 
-/* As above for a call that gives something back: it does, whatever it says, and nobody need pass that on. */
-static bool fails_giving(void) {
-    const bool now = fails();
+/* It gives back, whatever it says, and nobody need pass that on. */
+bool standin_fails_giving(void) {
+    const bool now = standin_fails();
     if (now) {
         state.failed = false;
         state.failed_giving = true;
@@ -70,7 +69,7 @@ static bool fails_giving(void) {
     return now;
 }
 
-static void live(int change) { __atomic_add_fetch(&state.live, change, __ATOMIC_SEQ_CST); }
+void standin_live(int change) { __atomic_add_fetch(&state.live, change, __ATOMIC_SEQ_CST); }
 
 /* ---- memory ---- */
 
@@ -91,7 +90,7 @@ bool standin_readable(const void *memory, size_t bytes) { return within(memory, 
 
 static hipError_t take(void **memory, size_t bytes, bool pinned) {
     *memory = NULL;
-    if (fails()) return hipErrorOutOfMemory;
+    if (standin_fails()) return hipErrorOutOfMemory;
     unsigned char *fresh = malloc(bytes ? bytes : 1);
     if (!fresh) return hipErrorOutOfMemory;
     memset(fresh, 0xa5, bytes < 65536 ? bytes : 65536); /* nobody may count on zeros */
@@ -104,12 +103,12 @@ static hipError_t take(void **memory, size_t bytes, bool pinned) {
         }
     pthread_mutex_unlock(&lock);
     if (fresh) abort(); /* more blocks than a backend should need */
-    live(1);
+    standin_live(1);
     return hipSuccess;
 }
 
 static hipError_t give(void *memory, bool pinned) {
-    const bool failing = fails_giving();
+    const bool failing = standin_fails_giving();
     bool found = false;
     pthread_mutex_lock(&lock);
     for (int i = 0; memory && i < MAX_BLOCKS && !found; i++)
@@ -123,7 +122,7 @@ static hipError_t give(void *memory, bool pinned) {
         return hipErrorInvalidValue;
     }
     free(memory);
-    live(-1);
+    standin_live(-1);
     return failing ? hipErrorUnknown : hipSuccess;
 }
 
@@ -137,7 +136,7 @@ hipError_t hipHostFree(void *memory) { return give(memory, true); }
 hipError_t hipMemGetInfo(size_t *available, size_t *all) {
     *available = (size_t)8 << 30;
     *all = (size_t)16 << 30;
-    return fails() ? hipErrorUnknown : hipSuccess;
+    return standin_fails() ? hipErrorUnknown : hipSuccess;
 }
 
 /* ---- devices ---- */
@@ -147,16 +146,16 @@ hipError_t hipInit(unsigned flags) {
     if (getenv("STANDIN_INIT_FAILS")) return hipErrorNotInitialized;
     if (getenv("STANDIN_DEVICES")) state.devices = atoi(getenv("STANDIN_DEVICES"));
     if (getenv("STANDIN_ARCH")) snprintf(state.arch, sizeof state.arch, "%s", getenv("STANDIN_ARCH"));
-    return fails() ? hipErrorUnknown : hipSuccess;
+    return standin_fails() ? hipErrorUnknown : hipSuccess;
 }
 hipError_t hipGetDeviceCount(int *count) {
     *count = state.devices;
-    if (fails()) return hipErrorUnknown;
+    if (standin_fails()) return hipErrorUnknown;
     return state.devices ? hipSuccess : hipErrorNoDevice;
 }
 hipError_t hipGetDevicePropertiesR0600(hipDeviceProp_tR0600 *properties, int device) {
     memset(properties, 0, sizeof *properties);
-    if (fails()) return hipErrorUnknown;
+    if (standin_fails()) return hipErrorUnknown;
     if (device < 0 || device >= state.devices) return hipErrorInvalidDevice;
     snprintf(properties->name, sizeof properties->name, "Stand-in %d", device);
     snprintf(properties->gcnArchName, sizeof properties->gcnArchName, "%s", state.arch);
@@ -167,14 +166,14 @@ hipError_t hipGetDevicePropertiesR0600(hipDeviceProp_tR0600 *properties, int dev
     return hipSuccess;
 }
 hipError_t hipSetDevice(int device) {
-    if (fails()) return hipErrorUnknown;
+    if (standin_fails()) return hipErrorUnknown;
     if (device < 0 || device >= state.devices) return hipErrorInvalidDevice;
     current_device = device;
     return hipSuccess;
 }
 hipError_t hipGetDevice(int *device) {
     *device = current_device;
-    return fails() ? hipErrorUnknown : hipSuccess;
+    return standin_fails() ? hipErrorUnknown : hipSuccess;
 }
 const char *hipGetErrorString(hipError_t status) {
     return status == hipErrorNoDevice ? "no ROCm-capable device is detected" : "an error of the stand-in";
@@ -261,12 +260,12 @@ static hipError_t submit(hipStream_t stream, work w) {
 }
 
 hipError_t hipMemsetAsync(void *to, int value, size_t bytes, hipStream_t stream) {
-    if (fails()) return hipErrorUnknown;
+    if (standin_fails()) return hipErrorUnknown;
     if (!standin_on_device(to, bytes)) standin_misuse("%zu bytes are set outside device memory", bytes);
     return submit(stream, (work){.kind = WORK_FILL, .to = to, .value = value, .bytes = bytes});
 }
 hipError_t hipMemcpyAsync(void *to, const void *from, size_t bytes, hipMemcpyKind kind, hipStream_t stream) {
-    if (fails()) return hipErrorUnknown;
+    if (standin_fails()) return hipErrorUnknown;
     const bool to_device = kind != hipMemcpyDeviceToHost, from_device = kind != hipMemcpyHostToDevice;
     if (kind != hipMemcpyHostToDevice && kind != hipMemcpyDeviceToHost && kind != hipMemcpyDeviceToDevice)
         standin_misuse("copy of kind %d", (int)kind);
@@ -280,36 +279,36 @@ hipError_t hipMemcpyAsync(void *to, const void *from, size_t bytes, hipMemcpyKin
 
 hipError_t hipStreamCreateWithFlags(hipStream_t *stream, unsigned flags) {
     *stream = NULL;
-    if (fails()) return hipErrorUnknown;
+    if (standin_fails()) return hipErrorUnknown;
     if (flags != hipStreamNonBlocking) standin_misuse("a stream that waits for the null stream");
     *stream = calloc(1, sizeof **stream);
     if (!*stream) return hipErrorOutOfMemory;
-    live(1);
+    standin_live(1);
     return hipSuccess;
 }
 hipError_t hipStreamDestroy(hipStream_t stream) {
-    const bool failing = fails_giving();
+    const bool failing = standin_fails_giving();
     if (stream->capturing) standin_misuse("a stream is destroyed while it captures");
     free(stream);
-    live(-1);
+    standin_live(-1);
     return failing ? hipErrorUnknown : hipSuccess;
 }
 hipError_t hipStreamSynchronize(hipStream_t stream) {
     if (stream->capturing) standin_misuse("a capturing stream is waited for");
-    return fails() ? hipErrorUnknown : hipSuccess;
+    return standin_fails() ? hipErrorUnknown : hipSuccess;
 }
 hipError_t hipStreamIsCapturing(hipStream_t stream, hipStreamCaptureStatus *status) {
     *status = stream->capturing ? hipStreamCaptureStatusActive : hipStreamCaptureStatusNone;
-    return fails() ? hipErrorUnknown : hipSuccess;
+    return standin_fails() ? hipErrorUnknown : hipSuccess;
 }
 hipError_t hipStreamBeginCapture(hipStream_t stream, hipStreamCaptureMode mode) {
-    if (fails()) return hipErrorUnknown;
+    if (standin_fails()) return hipErrorUnknown;
     if (mode != hipStreamCaptureModeThreadLocal) standin_misuse("a capture that stops other threads");
     if (stream->capturing) standin_misuse("a capture within a capture");
     stream->capturing = calloc(1, sizeof *stream->capturing);
     if (!stream->capturing) return hipErrorOutOfMemory;
     stream->capturing->last = &stream->capturing->first;
-    live(1);
+    standin_live(1);
     state.captures++;
     return hipSuccess;
 }
@@ -318,7 +317,7 @@ hipError_t hipStreamEndCapture(hipStream_t stream, hipGraph_t *graph) {
     *graph = stream->capturing;
     stream->capturing = NULL;
     if (!*graph) standin_misuse("the end of a capture that never began");
-    if (!fails()) return *graph ? hipSuccess : hipErrorInvalidValue;
+    if (!standin_fails()) return *graph ? hipSuccess : hipErrorInvalidValue;
     if (*graph) hipGraphDestroy(*graph);
     *graph = NULL;
     return hipErrorUnknown;
@@ -328,7 +327,7 @@ hipError_t hipStreamEndCapture(hipStream_t stream, hipGraph_t *graph) {
 
 hipError_t hipGraphInstantiateWithFlags(hipGraphExec_t *executable, hipGraph_t graph, unsigned long long flags) {
     *executable = NULL;
-    if (fails()) return hipErrorUnknown;
+    if (standin_fails()) return hipErrorUnknown;
     if (flags) standin_misuse("flags for a graph");
     *executable = calloc(1, sizeof **executable);
     if (!*executable) return hipErrorOutOfMemory;
@@ -340,17 +339,17 @@ hipError_t hipGraphInstantiateWithFlags(hipGraphExec_t *executable, hipGraph_t g
         (*last)->next = NULL;
         last = &(*last)->next;
     }
-    live(1);
+    standin_live(1);
     return hipSuccess;
 }
 hipError_t hipGraphUpload(hipGraphExec_t executable, hipStream_t stream) {
-    if (fails()) return hipErrorUnknown;
+    if (standin_fails()) return hipErrorUnknown;
     if (stream->capturing) standin_misuse("a graph is uploaded into a capture");
     executable->uploaded = true;
     return hipSuccess;
 }
 hipError_t hipGraphLaunch(hipGraphExec_t executable, hipStream_t stream) {
-    if (fails()) return hipErrorUnknown;
+    if (standin_fails()) return hipErrorUnknown;
     if (stream->capturing || !executable->uploaded) standin_misuse("a graph is launched too early");
     state.graph_launches++;
     for (const work *w = executable->first; w; w = w->next) perform(w);
@@ -359,14 +358,14 @@ hipError_t hipGraphLaunch(hipGraphExec_t executable, hipStream_t stream) {
 hipError_t hipGraphDestroy(hipGraph_t graph) {
     release_work(graph->first);
     free(graph);
-    live(-1);
+    standin_live(-1);
     return hipSuccess;
 }
 hipError_t hipGraphExecDestroy(hipGraphExec_t executable) {
-    const bool failing = fails_giving();
+    const bool failing = standin_fails_giving();
     release_work(executable->first);
     free(executable);
-    live(-1);
+    standin_live(-1);
     return failing ? hipErrorUnknown : hipSuccess;
 }
 
@@ -374,33 +373,33 @@ hipError_t hipGraphExecDestroy(hipGraphExec_t executable) {
 
 hipError_t hipEventCreateWithFlags(hipEvent_t *event, unsigned flags) {
     *event = NULL;
-    if (fails()) return hipErrorUnknown;
+    if (standin_fails()) return hipErrorUnknown;
     *event = calloc(1, sizeof **event);
     if (!*event) return hipErrorOutOfMemory;
     (*event)->flags = flags;
-    live(1);
+    standin_live(1);
     return hipSuccess;
 }
 hipError_t hipEventDestroy(hipEvent_t event) {
-    const bool failing = fails_giving();
+    const bool failing = standin_fails_giving();
     free(event);
-    live(-1);
+    standin_live(-1);
     return failing ? hipErrorUnknown : hipSuccess;
 }
 hipError_t hipEventRecord(hipEvent_t event, hipStream_t stream) { return hipEventRecordWithFlags(event, stream, 0); }
 hipError_t hipEventRecordWithFlags(hipEvent_t event, hipStream_t stream, unsigned flags) {
-    if (fails()) return hipErrorUnknown;
+    if (standin_fails()) return hipErrorUnknown;
     if (stream->capturing && flags != hipEventRecordExternal)
         standin_misuse("an event in a graph that nobody outside can read");
     return submit(stream, (work){.kind = WORK_EVENT, .event = event});
 }
 hipError_t hipEventSynchronize(hipEvent_t event) {
     (void)event;
-    return fails() ? hipErrorUnknown : hipSuccess;
+    return standin_fails() ? hipErrorUnknown : hipSuccess;
 }
 hipError_t hipEventElapsedTime(float *ms, hipEvent_t begin, hipEvent_t end) {
     *ms = 0.5f;
-    if (fails()) return hipErrorUnknown;
+    if (standin_fails()) return hipErrorUnknown;
     if (!begin->recorded || !end->recorded || (begin->flags | end->flags) & hipEventDisableTiming) {
         standin_misuse("time between events that were not recorded, or keep none");
         return hipErrorInvalidHandle;
@@ -425,7 +424,7 @@ static uint32_t machine(void) { return strncmp(state.arch, "gfx950", 6) ? MACH_G
 hipError_t hipModuleLoadData(hipModule_t *module, const void *image) {
     const Elf64_Ehdr *header = image;
     *module = NULL;
-    if (fails()) return hipErrorUnknown;
+    if (standin_fails()) return hipErrorUnknown;
     if (memcmp(header->e_ident, ELFMAG, SELFMAG) || header->e_machine != EM_AMD) {
         standin_misuse("what is loaded is no code object");
         return hipErrorInvalidImage;
@@ -437,18 +436,18 @@ hipError_t hipModuleLoadData(hipModule_t *module, const void *image) {
     *module = calloc(1, sizeof **module);
     if (!*module) return hipErrorOutOfMemory;
     (*module)->image = image;
-    live(1);
+    standin_live(1);
     return hipSuccess;
 }
 hipError_t hipModuleUnload(hipModule_t module) {
-    const bool failing = fails_giving();
+    const bool failing = standin_fails_giving();
     while (module->functions) {
         hipFunction_t next = module->functions->next;
         free(module->functions);
         module->functions = next;
     }
     free(module);
-    live(-1);
+    standin_live(-1);
     return failing ? hipErrorUnknown : hipSuccess;
 }
 /* Looks for NAME.kd, the kernel's descriptor, whose first word is its static LDS. */
@@ -458,7 +457,7 @@ hipError_t hipModuleGetFunction(hipFunction_t *function, hipModule_t module, con
     const Elf64_Shdr *sections = (const Elf64_Shdr *)(image + header->e_shoff);
     char wanted[250];
     *function = NULL;
-    if (fails()) return hipErrorUnknown;
+    if (standin_fails()) return hipErrorUnknown;
     snprintf(wanted, sizeof wanted, "%s.kd", name);
     for (int i = 0; i < header->e_shnum; i++) {
         if (sections[i].sh_type != SHT_DYNSYM) continue;
@@ -483,7 +482,7 @@ hipError_t hipModuleGetFunction(hipFunction_t *function, hipModule_t module, con
 hipError_t hipModuleLaunchKernel(hipFunction_t function, unsigned grid_x, unsigned grid_y, unsigned grid_z,
                                  unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared_bytes,
                                  hipStream_t stream, void **arguments, void **extra) {
-    if (fails()) return hipErrorUnknown;
+    if (standin_fails()) return hipErrorUnknown;
     const standin_launch launch = {function->name, {grid_x, grid_y, grid_z}, block_x, shared_bytes, arguments};
     const size_t all = (size_t)shared_bytes + function->shared_bytes;
     if (all > state.most_shared_bytes) state.most_shared_bytes = all;

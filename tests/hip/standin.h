@@ -21,18 +21,22 @@ typedef struct standin_state {
     char arch[64];      /* default "gfx942:sramecc+:xnack-" */
     int live;           /* objects and allocations not yet given back */
     long launches;      /* kernels that ran: launched into a stream, or nodes of a launched graph */
-    long copies, fills, captures, graph_launches;
-    size_t most_shared_bytes; /* of a launch, static and dynamic */
-    char misuse[300];         /* the first, or empty */
+    long copies, fills, captures, graph_launches, products; /* products: of hipBLASLt */
+    size_t most_shared_bytes;                               /* of a launch, static and dynamic */
+    char misuse[300];                                       /* the first, or empty */
 } standin_state;
 
 standin_state *standin(void);
 /* Counters to zero, no failure asked for; devices and arch stay. */
 void standin_reset(void);
 
-/* ---- between the two files of the stand-in ---- */
+/* ---- between the files of the stand-ins ---- */
 
 void standin_misuse(const char *format, ...) __attribute__((format(printf, 1, 2)));
+/* Counts a call, true: it is to fail; the latter for one that gives something back. Counts objects. */
+bool standin_fails(void);
+bool standin_fails_giving(void);
+void standin_live(int change);
 /* Whether `bytes` from `memory` on lie in one allocation of device memory. */
 bool standin_on_device(const void *memory, size_t bytes);
 /* As above, or in pinned host memory, which kernels may read. */

@@ -40,9 +40,12 @@ static const pi0_observation *observe(problem *p, int images, int tokens) {
     return &p->observation;
 }
 
+static pi0_gemm gemm_choice = PI0_GEMM_AUTO; /* of the engines to come */
+
 static pi0_status open_engine(pi0_engine **engine, pi0_model model, const char *checkpoint, pi0_error *error) {
     pi0_engine_options o;
     pi0_engine_options_default(&o);
+    o.gemm = gemm_choice;
     o.checkpoint = checkpoint;
     o.model = model;
     o.backend = PI0_BACKEND_HIP;
@@ -218,6 +221,32 @@ static void test_failing_calls(void **unused) {
     k = 1;
     while (attempt(k, PI0_MODEL_TINY_PI05, "synthetic:3")) k += k < 120 ? 1 : 3;
     assert_true(k > 300);
+    k = 1;
+    gemm_choice = PI0_GEMM_CUBLASLT;
+    while (attempt(k, PI0_MODEL_TINY_PI0, "synthetic:3")) k += k < 120 ? 1 : 7;
+    gemm_choice = PI0_GEMM_AUTO;
+    assert_true(k > 300);
+}
+
+/* Products of the ViT and the prefix by hipBLASLt. */
+static void test_hipblaslt(void **unused) {
+    (void)unused;
+    problem p = make_problem();
+    pi0_engine *engine = NULL;
+    pi0_session *session = NULL;
+    pi0_error error = {0};
+    float actions[H * A];
+    standin_reset();
+    gemm_choice = PI0_GEMM_CUBLASLT;
+    must(open_engine(&engine, PI0_MODEL_TINY_PI0, "synthetic:3", &error), &error);
+    gemm_choice = PI0_GEMM_AUTO;
+    must(open_session(&session, engine, true, false, &error), &error);
+    must(pi0_session_infer(session, observe(&p, 3, TOKENS), 1, actions, &error), &error);
+    assert_true(standin()->products > 10);
+    pi0_session_close(&session);
+    pi0_engine_close(&engine);
+    assert_int_equal(standin()->live, 0);
+    well();
 }
 
 /* ---- libraries that cannot be used: the command's one line ---- */
@@ -253,13 +282,16 @@ static void test_refusals(void **unused) {
     expect_line(setting, infer, "gfx950");
     snprintf(setting, sizeof setting, "LD_LIBRARY_PATH='%s'", folder);
     expect_line(setting, "devices", "Stand-in 0");
+    snprintf(setting, sizeof setting, "LD_LIBRARY_PATH='%s/alone'", folder);
+    expect_line(setting, "bench --model tiny-pi0 --backend hip --gemm cublaslt --iterations 1",
+                "hipBLASLt: libhipblaslt is not on this machine\n");
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_devices),    cmocka_unit_test(test_pi0),    cmocka_unit_test(test_pi05),
-        cmocka_unit_test(test_checkpoint), cmocka_unit_test(test_shared), cmocka_unit_test(test_failing_calls),
-        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_devices),    cmocka_unit_test(test_pi0),      cmocka_unit_test(test_pi05),
+        cmocka_unit_test(test_checkpoint), cmocka_unit_test(test_shared),   cmocka_unit_test(test_failing_calls),
+        cmocka_unit_test(test_hipblaslt),  cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
