@@ -36,8 +36,12 @@ __device__ __forceinline__ int piece_at(int row, int c) { return row * ROW + (c 
 /* Adds up what the blocks of a tile have, in the order of their pieces of k; true for the block that goes on. */
 template <int COUNT>
 __device__ __forceinline__ bool join_pieces(float (&acc)[COUNT], const gemm_problem &p, int tile, int tiles, int thread,
-                                            int threads) {
+                                            int threads, void *scratch) {
+#ifdef PI0_AMD
+    bool &last = *(bool *)scratch; /* LDS of its own would cost the CU a block */
+#else
     __shared__ bool last;
+#endif
     const int pieces = gridDim.z, mine = blockIdx.z;
     float4 *partial = (float4 *)p.partial + thread;
     auto at = [&](int piece, int i) { return ((size_t)(piece * tiles + tile) * (COUNT / 4) + i) * threads; };
@@ -171,7 +175,7 @@ __global__ void __launch_bounds__(WIDE * 128, BLOCKS)
 #endif
     __syncthreads();
     if (EPILOGUE == GEMM_RESIDUAL && gridDim.z > 1 &&
-        !join_pieces(*(float(*)[GROUPS * BN / 2]) & acc, p, blockIdx.x, gridDim.x, thread, tile::THREADS))
+        !join_pieces(*(float(*)[GROUPS * BN / 2]) & acc, p, blockIdx.x, gridDim.x, thread, tile::THREADS, shared_raw))
         return;
     float *staging = (float *)(shared_raw + group * EPILOGUE_STAGING_BYTES);
     float2 *factors = (float2 *)(shared_raw + tile::FACTORS_AT);
@@ -211,9 +215,11 @@ typedef struct portable_variant {
     }
 
 #ifdef PI0_AMD
-/* Rates are estimates: MFMA's, less where one block a CU cannot hide its loads. */
+/* Rates are estimates: of MFMA's 1,024 a clock, less for what one block a CU cannot hide (the first), and for what L2
+ * brings a CU, about 54 bytes a clock (the third wants 48 at full rate, the second 32). */
 static const portable_variant variants[] = {
-    VARIANT(2, 2, 128, 1, 1, 850, 850),
+    VARIANT(2, 2, 128, 1, 1, 800, 800),
+    VARIANT(1, 2, 128, 1, 2, 850, 500),
     VARIANT(1, 2, 64, 1, 2, 700, 450),
     VARIANT(1, 1, 64, 1, 3, 500, 250),
 };
