@@ -22,11 +22,11 @@ typedef struct gemm_variant {
 #define VARIANT(epilogue, consumers, groups, bn, ping_pong, share, bk, block_us, fixed_us)                             \
     {epilogue,                                                                                                         \
      (const void *)gemm_hopper<epilogue, consumers, groups, bn, ping_pong, share, bk>,                                 \
-     gemm_shape<consumers, groups, bn, ping_pong, share, bk>::BM,                                                      \
+     gemm_shape<consumers, groups, bn, ping_pong, share, bk, epilogue>::BM,                                            \
      bn,                                                                                                               \
      bk,                                                                                                               \
-     gemm_shape<consumers, groups, bn, ping_pong, share, bk>::THREADS,                                                 \
-     gemm_shape<consumers, groups, bn, ping_pong, share, bk>::SHARED_BYTES,                                            \
+     gemm_shape<consumers, groups, bn, ping_pong, share, bk, epilogue>::THREADS,                                       \
+     gemm_shape<consumers, groups, bn, ping_pong, share, bk, epilogue>::SHARED_BYTES,                                  \
      share,                                                                                                            \
      ping_pong,                                                                                                        \
      block_us,                                                                                                         \
@@ -39,17 +39,21 @@ static const gemm_variant variants[] = {
     VARIANT(GEMM_GELU, 2, 2, 112, false, SHARE_NONE, 64, 0.65f, 8),
     VARIANT(GEMM_GELU, 2, 1, 256, false, SHARE_NONE, 64, 0.75f, 8),
     VARIANT(GEMM_GELU, 2, 2, 160, true, SHARE_NONE, 64, 0.50f, 9),
-    VARIANT(GEMM_GATED, 2, 2, 200, true, SHARE_NONE, 64, 0.70f, 8),
-    VARIANT(GEMM_GATED, 2, 2, 184, true, SHARE_NONE, 64, 0.70f, 8),
-    VARIANT(GEMM_GATED, 2, 2, 136, true, SHARE_NONE, 64, 0.49f, 8),
-    VARIANT(GEMM_GATED, 2, 2, 160, false, SHARE_NONE, 32, 0.57f, 10),
+    VARIANT(GEMM_GATED, 2, 2, 200, true, SHARE_NONE, 64, 0.54f, 8),
+    VARIANT(GEMM_GATED, 2, 2, 200, true, SHARE_INPUT, 64, 0.535f, 8),
+    VARIANT(GEMM_GATED, 2, 2, 184, true, SHARE_INPUT, 64, 0.508f, 8),
+    VARIANT(GEMM_GATED, 2, 2, 160, true, SHARE_INPUT, 64, 0.433f, 8),
+    VARIANT(GEMM_GATED, 2, 2, 136, true, SHARE_INPUT, 64, 0.383f, 8),
     VARIANT(GEMM_ROPE, 2, 1, 136, false, SHARE_NONE, 64, 0.40f, 8),
     VARIANT(GEMM_ROPE, 2, 1, 104, false, SHARE_NONE, 64, 0.37f, 8),
     VARIANT(GEMM_RESIDUAL, 2, 1, 104, false, SHARE_NONE, 64, 0.37f, 5),
     VARIANT(GEMM_RESIDUAL, 2, 1, 104, false, SHARE_WEIGHTS, 64, 0.33f, 7),
     VARIANT(GEMM_RESIDUAL, 2, 1, 112, false, SHARE_NONE, 64, 0.41f, 5),
     VARIANT(GEMM_RESIDUAL, 2, 1, 136, false, SHARE_NONE, 64, 0.43f, 5),
-    VARIANT(GEMM_RESIDUAL, 2, 1, 200, false, SHARE_NONE, 64, 0.60f, 5),
+    VARIANT(GEMM_RESIDUAL, 2, 1, 200, false, SHARE_NONE, 64, 0.50f, 7),
+    VARIANT(GEMM_RESIDUAL, 2, 1, 200, false, SHARE_INPUT, 64, 0.49f, 8),
+    VARIANT(GEMM_RESIDUAL, 2, 1, 200, false, SHARE_K, 64, 0.49f, 6),
+    VARIANT(GEMM_RESIDUAL, 2, 1, 136, false, SHARE_K, 64, 0.38f, 6),
     VARIANT(GEMM_RESIDUAL, 3, 1, 80, false, SHARE_NONE, 64, 0.40f, 5),
 };
 enum { VARIANTS = sizeof variants / sizeof *variants };
@@ -89,6 +93,7 @@ extern "C" void gemm_variant_text(gemm_epilogue epilogue, int variant, char *tex
         snprintf(text, size, "%dx%dx%d%s%s", v->bm, v->bn, v->bk, v->ping_pong ? " ping-pong" : "",
                  v->share == SHARE_WEIGHTS ? " weights shared"
                  : v->share == SHARE_INPUT ? " input shared"
+                 : v->share == SHARE_K     ? " k shared"
                                            : "");
 }
 
@@ -110,9 +115,10 @@ static int band_of(const gemm_variant *v, const gemm_problem *p, int tiles_n) {
 
 /* Microseconds, roughly: what matters is the order of the variants. */
 static double estimate(const gemm_variant *v, const gemm_problem *p, int split, int multiprocessors) {
+    if (v->share == SHARE_K) split = 2;
     const int units = tiles_m_of(v, p->features) * tiles_n_of(v, p->tokens) * split;
     const double blocks = (double)ceil_div(units, multiprocessors) * ceil_div(ceil_div(p->k, v->bk), split);
-    return blocks * v->block_us + v->fixed_us + (split > 1 ? 4 : 0);
+    return blocks * v->block_us + v->fixed_us + (split > 1 && v->share != SHARE_K ? 4 : 0);
 }
 
 extern "C" bool gemm_possible(gemm_epilogue epilogue, const gemm_problem *problem, gemm_choice choice,
@@ -121,13 +127,19 @@ extern "C" bool gemm_possible(gemm_epilogue epilogue, const gemm_problem *proble
     if (rows >= 0) return choice.split == 1 && gemm_rows_estimate(epilogue, rows, problem, multiprocessors) < 1e30;
     const gemm_variant *v = variant_find(epilogue, choice.variant);
     if (choice.variant < -1) return gemm_portable_fits(epilogue, problem, -2 - choice.variant, choice.split);
+    if (epilogue == GEMM_GATED && (problem->bias || problem->layer_norm) && v) return false;
+    const bool lean = v && epilogue == GEMM_RESIDUAL && (v->share == SHARE_K || v->share == SHARE_INPUT);
+    if (lean && (problem->row_map || problem->row_bias)) return false;
+    if (v && v->share == SHARE_K)
+        return choice.split == 1 && problem->k >= 512 &&
+               tiles_m_of(v, problem->features) * tiles_n_of(v, problem->tokens) * 2 <= multiprocessors;
     if (choice.split == 1 || !v) return choice.split == 1;
     return choice.split == 2 && epilogue == GEMM_RESIDUAL && problem->k >= 512 && problem->partial &&
            tiles_m_of(v, problem->features) * tiles_n_of(v, problem->tokens) * 2 <= multiprocessors;
 }
 
 extern "C" gemm_choice gemm_choose(gemm_epilogue epilogue, const gemm_problem *problem, int multiprocessors) {
-    gemm_choice best = {0, 1};
+    gemm_choice best = {-1, 1};
     double least = 1e30;
     for (int i = 0; i < own_count(epilogue); i++) {
         const gemm_variant *v = variant_find(epilogue, i);
@@ -198,7 +210,7 @@ extern "C" cudaError_t gemm_plan_make(gemm_plan *plan, gemm_epilogue epilogue, c
     plan->tiles_m = tiles_m_of(v, problem->features);
     plan->tiles_n = tiles_n_of(v, problem->tokens);
     plan->band = band_of(v, problem, plan->tiles_n);
-    const int units = plan->tiles_m * plan->tiles_n * choice.split;
+    const int units = plan->tiles_m * plan->tiles_n * (v->share == SHARE_K ? 2 : choice.split);
     const int most = v->share == SHARE_NONE ? multiprocessors : multiprocessors / 2 * 2;
     plan->grid = units < most ? units : most;
     cudaError_t status =
