@@ -53,6 +53,7 @@ typedef struct skinny_problem {
 
     __nv_bfloat16 *out; /* GATED: operand of the next product, fragment order, k = out_k */
     int out_k;
+    bool row_major; /* RESIDUAL by the wide kernels: `out` is row-major too, as all their operands are */
 
     float *x;                           /* RESIDUAL, TOKENS: [rows, features] */
     const float *gate;                  /* [features] or NULL */
@@ -99,6 +100,7 @@ typedef struct heads_problem {
     float dt;
     /* next step; next_weights NULL after the last */
     const float *next_weights; /* [width, action_dim] float32: pi0 action_time_mlp_in(action half) * action_in_proj */
+    bool row_major;            /* what the next step reads is for the wide kernels */
     const float *next_bias;    /* [width]: pi0 the rest of action_time_mlp_in at that time; pi0.5 action_in_proj's */
     __nv_bfloat16 *high_low;   /* pi0: silu(...) in two bf16 parts, fragment order, k = 2 * operand_k */
     float *tokens;             /* pi0.5: x of the first layer [rows, width], with operand and row sums */
@@ -160,6 +162,15 @@ cudaError_t skinny_launch(skinny_epilogue epilogue, int tiles, const skinny_prob
  * `partial`. */
 cudaError_t suffix_attention_launch(int split, const suffix_attention_problem *problem, bool dependent,
                                     cudaStream_t stream);
+/*
+ * The same for more than 16 rows on Hopper, with wgmma (denoise_wide.cu): operands, `q` and `out` row-major. `encode`
+ * is cuTensorMapEncodeTiled. Features, k: the expert of 1024 (see wide_launch); others: cudaErrorNotSupported.
+ */
+cudaError_t wide_launch(skinny_epilogue epilogue, const skinny_problem *problem, void *encode, bool dependent,
+                        cudaStream_t stream);
+/* prefix_rows: rows of `keys`, of all observations. 8 heads of 256. */
+cudaError_t wide_attention_launch(const suffix_attention_problem *problem, int prefix_rows, int multiprocessors,
+                                  void *encode, bool dependent, cudaStream_t stream);
 cudaError_t heads_launch(const heads_problem *problem, bool dependent, cudaStream_t stream);
 #ifdef __cplusplus
 }

@@ -393,6 +393,9 @@ __global__ void __launch_bounds__(THREADS) heads_kernel(const __grid_constant__ 
             for (int i = 0; i < 4; i++) y[i] += w * actions[thread / HEADS_FEATURES * 4 + i][d];
         }
     }
+    auto at = [&](int row, int k, int operand_k) {
+        return p.row_major ? (size_t)row * operand_k + k : operand_offset(row, k, operand_k);
+    };
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         const int local = thread / HEADS_FEATURES * 4 + i, row = first_row + local;
@@ -401,14 +404,13 @@ __global__ void __launch_bounds__(THREADS) heads_kernel(const __grid_constant__ 
             if (!valid) continue;
             const float h = silu(y[i]);
             const bf16 high = __float2bfloat16(h);
-            p.high_low[operand_offset(row, f, 2 * p.operand_k)] = high;
-            p.high_low[operand_offset(row, p.operand_k + f, 2 * p.operand_k)] =
-                __float2bfloat16(h - __bfloat162float(high));
+            p.high_low[at(row, f, 2 * p.operand_k)] = high;
+            p.high_low[at(row, p.operand_k + f, 2 * p.operand_k)] = __float2bfloat16(h - __bfloat162float(high));
         } else {
             const float v = valid ? y[i] : 0.0f;
             if (valid) {
                 p.tokens[(size_t)row * p.width + f] = v;
-                p.token_operand[operand_offset(row, f, p.operand_k)] = __float2bfloat16(v * p.gain[f]);
+                p.token_operand[at(row, f, p.operand_k)] = __float2bfloat16(v * p.gain[f]);
             }
             float squares = v * v;
 #pragma unroll
@@ -422,6 +424,7 @@ extern "C" size_t operand_elements(int rows, int k) { return (size_t)ceil_div(ro
 
 cudaError_t skinny_setup(void);
 cudaError_t stream_setup(void);
+cudaError_t wide_setup(void);
 
 /* keys at once: what shared memory holds (AMD: 64 KB) */
 enum { KEYS_MANY = WARP_LANES == 32 ? 112 : 32, KEYS_FEW = WARP_LANES == 32 ? 64 : 32 };
@@ -451,6 +454,7 @@ extern "C" cudaError_t denoise_setup(void) {
         status = allow((const void *)suffix_attention_kernel<256, KEYS_MANY>, suffix_layout<256, KEYS_MANY>::BYTES);
     if (status == cudaSuccess) status = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
     if (status == cudaSuccess && major == 9) status = stream_setup();
+    if (status == cudaSuccess && major == 9) status = wide_setup();
     return status;
 }
 

@@ -415,6 +415,22 @@ static void separate_suffix_products(sequence *q, const skinny_problem *p) {
     }
 }
 
+/* Whether the steps' products are the wide kernels', whose operands are row-major. */
+static bool wide_steps(const backend_engine *e) {
+    const gemma_config *c = &e->config.expert;
+    return e->hopper && !e->separate_qkv && !e->plain_attention && c->width == 1024 && c->mlp == 4096 &&
+           c->heads == 8 && c->head_dim == 256;
+}
+
+/* One product of a step; tiles: those of the skinny kernel. */
+static void run_product(sequence *q, skinny_epilogue epilogue, int tiles, const skinny_problem *p) {
+    const backend_session *s = q->s;
+    if (wide_steps(s->engine))
+        LAUNCH(q, PI0_OP_GEMM, wide_launch(epilogue, p, s->engine->encode, dependent, s->stream));
+    else
+        LAUNCH(q, PI0_OP_GEMM, skinny_launch(epilogue, tiles, p, dependent, s->stream));
+}
+
 static void run_step(sequence *q, int step) {
     backend_session *s = q->s;
     const backend_engine *e = s->engine;
@@ -426,6 +442,7 @@ static void run_step(sequence *q, int step) {
     const int action_rows = q->key->batch * s->options.horizon, steps = s->options.num_steps;
     const int state_rows = pi0 && step == 0 ? 1 : 0, rows = action_rows + state_rows * q->key->batch;
     const int qkv_features = queries + 2 * c->head_dim;
+    const bool wide = wide_steps(e);
 
     skinny_problem base = {};
     base.rows = rows;
@@ -437,6 +454,7 @@ static void run_step(sequence *q, int step) {
     base.x = s->token_x;
     base.action_rows = action_rows;
     base.horizon = s->options.horizon;
+    base.row_major = wide;
 
     if (pi0) {
         skinny_problem p = base;
@@ -455,7 +473,7 @@ static void run_step(sequence *q, int step) {
         p.out = s->token_operand;
         p.out_k = (width + 127) / 128 * 128;
         p.gain = norm_at(s, w->expert[0].gain1, 0, step).gain;
-        LAUNCH(q, PI0_OP_GEMM, skinny_launch(SKINNY_TOKENS, e->hopper ? 2 : 1, &p, dependent, s->stream));
+        run_product(q, SKINNY_TOKENS, e->hopper ? 2 : 1, &p);
     }
     for (int i = 0; i < c->layers; i++) {
         const cuda_gemma_layer *l = &w->expert[i];
@@ -483,7 +501,7 @@ static void run_step(sequence *q, int step) {
         if (e->separate_qkv)
             separate_suffix_products(q, &p);
         else
-            LAUNCH(q, PI0_OP_GEMM, skinny_launch(SKINNY_QKV, 2, &p, dependent, s->stream));
+            run_product(q, SKINNY_QKV, 2, &p);
 
         suffix_attention_problem a = {};
         a.q = s->token_q;
@@ -507,6 +525,9 @@ static void run_step(sequence *q, int step) {
         const int split = suffix_split(q, &a), most_keys = q->key->longest + s->slots;
         if (e->plain_attention)
             LAUNCH(q, PI0_OP_ATTENTION, suffix_attention_plain_launch(&a, most_keys, dependent, s->stream));
+        else if (wide)
+            LAUNCH(q, PI0_OP_ATTENTION,
+                   wide_attention_launch(&a, q->key->rows, e->multiprocessors, e->encode, dependent, s->stream));
         else
             LAUNCH(q, PI0_OP_ATTENTION, suffix_attention_launch(split, &a, dependent, s->stream));
 
@@ -522,7 +543,7 @@ static void run_step(sequence *q, int step) {
         p.out_k = (width + 127) / 128 * 128;
         p.gate = norm1.gate;
         p.gain = norm2.gain;
-        LAUNCH(q, PI0_OP_GEMM, skinny_launch(SKINNY_RESIDUAL, e->hopper ? 2 : 1, &p, dependent, s->stream));
+        run_product(q, SKINNY_RESIDUAL, e->hopper ? 2 : 1, &p);
 
         p = base;
         p.weights = l->gate_up;
@@ -534,7 +555,7 @@ static void run_step(sequence *q, int step) {
         p.shift = pi0 ? NULL : s->schedule.shift_gate + ((size_t)i * steps + step) * 2 * c->mlp;
         p.out = s->token_mlp;
         p.out_k = (c->mlp + 127) / 128 * 128;
-        LAUNCH(q, PI0_OP_GEMM, skinny_launch(SKINNY_GATED, e->hopper ? 8 : 4, &p, dependent, s->stream));
+        run_product(q, SKINNY_GATED, e->hopper ? 8 : 4, &p);
 
         p = base;
         p.stats = NULL;
@@ -548,7 +569,8 @@ static void run_step(sequence *q, int step) {
         p.out_k = (width + 127) / 128 * 128;
         p.gate = norm2.gate;
         p.gain = next_gain;
-        LAUNCH(q, PI0_OP_GEMM, skinny_launch(SKINNY_RESIDUAL, e->hopper ? 4 : 1, &p, dependent, s->stream));
+        p.row_major = wide && i + 1 < c->layers; /* the heads' kernel reads fragments */
+        run_product(q, SKINNY_RESIDUAL, e->hopper ? 4 : 1, &p);
     }
 }
 
@@ -565,6 +587,7 @@ static void run_heads(sequence *q, int step) {
 
     heads_problem p = {};
     p.rows = rows;
+    p.row_major = wide_steps(e);
     p.width = width;
     p.action_dim = actions;
     p.operand_k = (width + 127) / 128 * 128;

@@ -88,6 +88,13 @@ extern "C" cudaError_t attention_vit_launch(const attention_problem *, void *, b
     return cudaErrorNotSupported;
 }
 cudaError_t stream_setup(void) { return cudaErrorNotSupported; }
+cudaError_t wide_setup(void) { return cudaErrorNotSupported; }
+extern "C" cudaError_t wide_launch(skinny_epilogue, const skinny_problem *, void *, bool, cudaStream_t) {
+    return cudaErrorNotSupported;
+}
+extern "C" cudaError_t wide_attention_launch(const suffix_attention_problem *, int, int, void *, bool, cudaStream_t) {
+    return cudaErrorNotSupported;
+}
 extern "C" size_t stream_exchange_bytes(int) { return 0; }
 extern "C" bool stream_fits(int, int, int) { return false; }
 extern "C" cudaError_t stream_launch(const stream_problem *, cudaStream_t) { return cudaErrorNotSupported; }
