@@ -14,32 +14,30 @@ typedef void (*rows_kernel)(CUtensorMap, CUtensorMap, gemm_problem, rows_geometr
 typedef struct rows_variant {
     gemm_epilogue epilogue;
     rows_kernel kernel;
-    int bm, bn, threads, shared_bytes, split, share, resident;
+    int bm, bn, threads, shared_bytes, share;
     float block_us; /* measured on an H200, all multiprocessors busy: 64 k-values of a tile */
     float fixed_us; /* and what a product takes beside that */
 } rows_variant;
 
-#define ROWS(epilogue, groups, bn, split, share, resident, block_us, fixed_us)                                         \
+#define ROWS(epilogue, groups, bn, share, block_us, fixed_us)                                                          \
     {epilogue,                                                                                                         \
-     gemm_rows<epilogue, groups, bn, split, share, resident>,                                                          \
-     rows_shape<epilogue, groups, bn, split, share, resident>::BM,                                                     \
+     gemm_rows<epilogue, groups, bn, share>,                                                                           \
+     rows_shape<epilogue, groups, bn, share>::BM,                                                                      \
      bn,                                                                                                               \
-     rows_shape<epilogue, groups, bn, split, share, resident>::THREADS,                                                \
-     rows_shape<epilogue, groups, bn, split, share, resident>::SHARED_BYTES,                                           \
-     split,                                                                                                            \
+     rows_shape<epilogue, groups, bn, share>::THREADS,                                                                 \
+     rows_shape<epilogue, groups, bn, share>::SHARED_BYTES,                                                            \
      share,                                                                                                            \
-     resident,                                                                                                         \
      block_us,                                                                                                         \
      fixed_us}
 
 static const rows_variant variants[] = {
-    ROWS(GEMM_STORE, 2, 160, 1, 1, 1, 0.373f, 4.6f), ROWS(GEMM_STORE, 2, 160, 1, 2, 1, 0.37f, 5.5f),
-    ROWS(GEMM_STORE, 3, 112, 1, 1, 1, 0.398f, 4.2f), ROWS(GEMM_GELU, 2, 200, 1, 1, 1, 0.47f, 6.1f),
-    ROWS(GEMM_GELU, 2, 208, 1, 2, 1, 0.485f, 6.9f),  ROWS(GEMM_GELU, 3, 136, 1, 1, 1, 0.475f, 5.9f),
-    ROWS(GEMM_ROPE, 2, 144, 1, 1, 1, 0.49f, 5),      ROWS(GEMM_ROPE, 2, 144, 1, -2, 1, 0.43f, 5),
-    ROWS(GEMM_RESIDUAL, 2, 56, 1, 1, 1, 0.29f, 4),   ROWS(GEMM_RESIDUAL, 2, 64, 1, -4, 1, 0.186f, 8),
-    ROWS(GEMM_RESIDUAL, 1, 128, 1, 4, 1, 0.178f, 7), ROWS(GEMM_RESIDUAL, 2, 120, 1, 1, 1, 0.46f, 6),
-    ROWS(GEMM_RESIDUAL, 2, 120, 1, -2, 1, 0.42f, 6),
+    ROWS(GEMM_STORE, 2, 160, 1, 0.373f, 4.6f), ROWS(GEMM_STORE, 2, 160, 2, 0.37f, 5.5f),
+    ROWS(GEMM_STORE, 3, 112, 1, 0.398f, 4.2f), ROWS(GEMM_GELU, 2, 200, 1, 0.47f, 6.1f),
+    ROWS(GEMM_GELU, 2, 208, 2, 0.485f, 6.9f),  ROWS(GEMM_GELU, 3, 136, 1, 0.475f, 5.9f),
+    ROWS(GEMM_ROPE, 2, 144, 1, 0.49f, 5),      ROWS(GEMM_ROPE, 2, 144, -2, 0.43f, 5),
+    ROWS(GEMM_RESIDUAL, 2, 56, 1, 0.29f, 4),   ROWS(GEMM_RESIDUAL, 2, 64, -4, 0.186f, 8),
+    ROWS(GEMM_RESIDUAL, 1, 128, 4, 0.178f, 7), ROWS(GEMM_RESIDUAL, 2, 120, 1, 0.46f, 6),
+    ROWS(GEMM_RESIDUAL, 2, 120, -2, 0.42f, 6),
 };
 enum { VARIANTS = sizeof variants / sizeof *variants };
 
@@ -60,10 +58,7 @@ void gemm_rows_text(gemm_epilogue epilogue, int variant, char *text, size_t size
     char share[32] = "";
     if (v->share > 1) snprintf(share, sizeof share, " weights/%d", v->share);
     if (v->share < -1) snprintf(share, sizeof share, " input/%d", -v->share);
-    snprintf(text, size, "rows %dx%d%s%s%s", v->bm, v->bn, v->split > 1 ? " split 2" : "", share,
-             v->resident == 2   ? " resident 2"
-             : v->resident == 3 ? " shallow"
-                                : "");
+    snprintf(text, size, "rows %dx%d%s", v->bm, v->bn, share);
 }
 
 int gemm_rows_slab(gemm_epilogue epilogue, int variant) { return variant_find(epilogue, variant)->bn; }
@@ -74,18 +69,16 @@ static int tiles_m_of(const rows_variant *v, int tokens) {
 static int tiles_n_of(const rows_variant *v, int features) {
     return round_up(ceil_div(features, v->bn), v->share < -1 ? -v->share : 1);
 }
-static int cluster_of(const rows_variant *v) { return v->split * (v->share < 0 ? -v->share : v->share); }
+static int cluster_of(const rows_variant *v) { return v->share < 0 ? -v->share : v->share; }
 
 double gemm_rows_estimate(gemm_epilogue epilogue, int variant, const gemm_problem *p, int multiprocessors) {
     const rows_variant *v = variant_find(epilogue, variant);
     if (epilogue == GEMM_RESIDUAL && (p->stats || p->row_map || p->row_bias)) return INFINITY;
     const int k_blocks = ceil_div(p->k, 64);
-    if (k_blocks < v->split) return INFINITY;
-    const int units = tiles_m_of(v, p->tokens) * tiles_n_of(v, p->features) * v->split;
+    const int units = tiles_m_of(v, p->tokens) * tiles_n_of(v, p->features);
     /* clusters of four do not fit everywhere: 120 blocks of 132 */
-    const int resident = v->resident == 2 ? 2 : 1;
-    const int at_once = (cluster_of(v) == 4 ? multiprocessors * 10 / 11 : multiprocessors) * resident;
-    return (double)ceil_div(units, at_once) * ceil_div(k_blocks, v->split) * v->block_us * resident + v->fixed_us;
+    const int at_once = cluster_of(v) == 4 ? multiprocessors * 10 / 11 : multiprocessors;
+    return (double)ceil_div(units, at_once) * k_blocks * v->block_us + v->fixed_us;
 }
 
 cudaError_t gemm_rows_setup(void) {
@@ -117,7 +110,7 @@ cudaError_t gemm_rows_plan(gemm_plan *plan, gemm_epilogue epilogue, int variant,
     plan->k_blocks = ceil_div(p->k, 64);
     plan->tiles_m = tiles_m_of(v, p->tokens);
     plan->tiles_n = tiles_n_of(v, p->features);
-    plan->grid = plan->tiles_m * plan->tiles_n * v->split;
+    plan->grid = plan->tiles_m * plan->tiles_n;
     cudaError_t status = encode_map(&plan->weights_map, encode, p->weights, p->first_feature + p->features, p->k,
                                     p->weights_stride, v->share > 1 ? v->bn / v->share : v->bn);
     if (status != cudaSuccess) return status;

@@ -5,13 +5,11 @@
  * the predecessor has ended, and the epilogue works on rows of features as the accumulators have them (a norm's factor
  * belongs to a row, two a thread), turned into 16-byte pieces by stmatrix.
  *
- * - grid: tiles of GROUPS * 64 tokens x BN features, SPLIT blocks (a cluster) for each, which share out k
+ * - grid: tiles of GROUPS * 64 tokens x BN features
  * - block: GROUPS warpgroups that multiply, one warp that fills the ring of 64-value stages
  * - share: neighbouring blocks (a cluster) take token tiles of the same weights (SHARE of them) or feature tiles of the
  *   same tokens (-SHARE of them); each loads its part of what they share for all: with all multiprocessors loading, L2
  *   gives each some 68 bytes a nanosecond, which is less than the tensor cores take
- * - split: every block sends its sums of the rows that another one finishes through distributed shared memory; they are
- *   added in the order of the blocks, so answers do not depend on timing
  * - bytes: (GROUPS * 64 + BN) * 128 per stage from L2, the shared operand divided by SHARE; weights once from memory;
  *   FLOPs 2 * features * tokens * k
  * - bound: L2, then shared memory and tensor cores, then the ends
@@ -29,9 +27,9 @@ struct rows_geometry {
     int k_blocks;
 };
 
-template <gemm_epilogue EPILOGUE, int GROUPS, int BN, int SPLIT, int SHARE, int RESIDENT> struct rows_shape {
+template <gemm_epilogue EPILOGUE, int GROUPS, int BN, int SHARE> struct rows_shape {
     static constexpr int WEIGHT_SHARERS = SHARE > 1 ? SHARE : 1, INPUT_SHARERS = SHARE < -1 ? -SHARE : 1;
-    static constexpr int SHARERS = WEIGHT_SHARERS * INPUT_SHARERS, CLUSTER = SHARERS * SPLIT;
+    static constexpr int SHARERS = WEIGHT_SHARERS * INPUT_SHARERS;
     static constexpr int BM = GROUPS * 64, CONSUMERS = GROUPS * 128, THREADS = CONSUMERS + 32;
     static constexpr int STAGE_BYTES = (BM + BN) * 128;
     /* rows of the result in shared memory: bf16 for stmatrix, float32 for sums; strides without bank conflicts */
@@ -39,18 +37,15 @@ template <gemm_epilogue EPILOGUE, int GROUPS, int BN, int SPLIT, int SHARE, int 
     static constexpr int SUM_STRIDE = BN * 4 + (BN % 16 ? 0 : 32);
     static constexpr int STAGING_BYTES = BM * (EPILOGUE == GEMM_RESIDUAL ? SUM_STRIDE : HALF_STRIDE);
     static constexpr int FIXED_BYTES = 1024 + 256 + BN * 8;
-    static constexpr int LIMIT = RESIDENT == 3 ? 132 : RESIDENT == 2 ? 113 : 227;
-    static constexpr int FIT = (LIMIT * 1024 - FIXED_BYTES) / STAGE_BYTES;
+    static constexpr int FIT = (227 * 1024 - FIXED_BYTES) / STAGE_BYTES;
     static constexpr int STAGES = FIT > 10 ? 10 : FIT;
     static constexpr int RING_BYTES = STAGES * STAGE_BYTES > STAGING_BYTES ? STAGES *STAGE_BYTES : STAGING_BYTES;
     static constexpr int SHARED_BYTES = RING_BYTES + FIXED_BYTES;
-    static constexpr int ROWS = BM / SPLIT, PASS_ROWS = CONSUMERS / 8; /* rows that a block finishes, and at a time */
-    static constexpr int PASSES = ROWS / PASS_ROWS, PIECES = ceil_div(BN / 4, 8);
+    static constexpr int PASS_ROWS = CONSUMERS / 8; /* of the residual stream finished at a time */
+    static constexpr int PASSES = BM / PASS_ROWS, PIECES = ceil_div(BN / 4, 8);
     static_assert(SHARED_BYTES <= 227 * 1024 && STAGES >= 2, "shared memory");
-    static_assert(SPLIT == 1 || SHARERS == 1, "either");
     static_assert(BN % (8 * WEIGHT_SHARERS) == 0 && BM % (8 * INPUT_SHARERS) == 0, "parts of whole swizzle groups");
-    static_assert(SPLIT == 1 || EPILOGUE == GEMM_RESIDUAL, "only sums of the residual are split");
-    static_assert(BN % 8 == 0 && (EPILOGUE != GEMM_ROPE || BN % 16 == 0) && ROWS % 16 == 0, "tile");
+    static_assert(BN % 8 == 0 && (EPILOGUE != GEMM_ROPE || BN % 16 == 0), "tile");
 };
 
 #ifdef PI0_HOPPER
@@ -68,6 +63,23 @@ __device__ __forceinline__ void rows_load_shared(uint32_t to, const CUtensorMap 
                  "[%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
                  "l"(map), "r"(k), "r"(row), "r"(shared_address(barrier)), "h"(blocks)
                  : "memory");
+}
+/* 16 bytes of shared memory: by a pointer whose space the compiler has lost, loads would be generic ones. */
+__device__ __forceinline__ float4 rows_read(uint32_t shared) {
+    float4 v;
+    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+                 : "r"(shared)
+                 : "memory");
+    return v;
+}
+__device__ __forceinline__ uint4 rows_read_bits(uint32_t shared) {
+    uint4 v;
+    asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "r"(shared)
+                 : "memory");
+    return v;
 }
 /* Four (two) 8 x 8 matrices of packed pairs; lane l gives the address of row l % 8 of matrix l / 8. */
 __device__ __forceinline__ void store_matrix_4(uint32_t shared, const uint32_t (&r)[4]) {
@@ -128,24 +140,23 @@ __device__ __forceinline__ void rows_factors(float2 (&factor)[2], const gemm_pro
 /* bf16 results of one warp, 16 tokens x BN features, by way of `staging` (16 rows of HALF_STRIDE bytes). */
 template <gemm_epilogue EPILOGUE, int BN, int STRIDE>
 __device__ __forceinline__ void rows_store(float (&acc)[BN / 2], const gemm_problem &p, const float2 (&factor)[2],
-                                           const float2 *columns,
-                                           const float4 (&turns)[EPILOGUE == GEMM_ROPE ? BN / 8 : 1], uint8_t *staging,
-                                           int first_token, int first_feature, int lane) {
+                                           uint32_t columns, const float4 (&turns)[EPILOGUE == GEMM_ROPE ? BN / 8 : 1],
+                                           uint32_t staging, int first_token, int first_feature, int lane) {
     constexpr int FRAGMENTS = BN / 8;
     const int t = lane % 4;
-    const uint32_t to = shared_address(staging) + (lane / 8 % 2 * 8 + lane % 8) * STRIDE + lane / 16 * 16;
+    const uint32_t to = staging + (lane / 8 % 2 * 8 + lane % 8) * STRIDE + lane / 16 * 16;
     __syncwarp();
 #pragma unroll
     for (int j = 0; j < FRAGMENTS; j += 2) {
         uint32_t packed[4];
 #pragma unroll
         for (int f = 0; f < 2 && j + f < FRAGMENTS; f++) {
-            const float4 c = *(const float4 *)&columns[(j + f) * 8 + 2 * t]; /* bias, center; twice */
+            const float4 c = rows_read(columns + ((j + f) * 8 + 2 * t) * 8); /* bias, center; twice */
             float *a = &acc[(j + f) * 4];
 #pragma unroll
             for (int i = 0; i < 2; i++) {
-                a[i * 2] = a[i * 2] * factor[i].x - factor[i].y * c.y + c.x;
-                a[i * 2 + 1] = a[i * 2 + 1] * factor[i].x - factor[i].y * c.w + c.z;
+                a[i * 2] = fmaf(a[i * 2], factor[i].x, fmaf(-factor[i].y, c.y, c.x));
+                a[i * 2 + 1] = fmaf(a[i * 2 + 1], factor[i].x, fmaf(-factor[i].y, c.w, c.z));
                 if constexpr (EPILOGUE == GEMM_GELU) {
                     a[i * 2] = gelu_approximate(a[i * 2]);
                     a[i * 2 + 1] = gelu_approximate(a[i * 2 + 1]);
@@ -177,48 +188,46 @@ __device__ __forceinline__ void rows_store(float (&acc)[BN / 2], const gemm_prob
     }
     __syncwarp();
     const int rows = min(16, p.tokens - first_token);
-#pragma unroll 4
-    for (int i = lane; i < 16 * FRAGMENTS; i += 32) {
-        const int row = i / FRAGMENTS;
+#pragma unroll
+    for (int first = 0; first < 16 * FRAGMENTS; first += 32) {
+        const int i = first + lane, row = i / FRAGMENTS;
         int c = i - row * FRAGMENTS;
-        if (row >= rows) break;
         if constexpr (EPILOGUE == GEMM_ROPE) {
             /* first the low halves of all pairs, then the high ones: both are contiguous in a head */
             const bool high = c >= FRAGMENTS / 2;
             c -= high ? FRAGMENTS / 2 : 0;
-            const int block = (p.first_feature + first_feature) / 16 + c;
-            if (first_feature + c * 16 >= p.features) continue;
-            const uint4 v = *(const uint4 *)(staging + row * STRIDE + (c * 2 + high) * 16);
-            const int blocks = p.head_dim / 16, head = block / blocks;
-            const int d = (block - head * blocks) * 8 + (high ? p.head_dim / 2 : 0);
+            const uint4 v = rows_read_bits(staging + row * STRIDE + (c * 2 + high) * 16);
+            const int block = (p.first_feature + first_feature) / 16 + c, blocks = p.head_dim / 16;
+            const int head = block / blocks, d = (block - head * blocks) * 8 + (high ? p.head_dim / 2 : 0);
             const size_t token = first_token + row;
             bf16 *out = head < p.heads ? p.q + (token * p.heads + head) * p.head_dim
                                        : (head == p.heads ? p.keys : p.values) + token * p.head_dim;
-            __stcg((uint4 *)(out + d), v);
+            if (row < rows && first_feature + c * 16 < p.features) __stcg((uint4 *)(out + d), v);
         } else {
-            if (first_feature + c * 8 >= p.features) continue;
-            __stcg((uint4 *)(p.out + (size_t)(first_token + row) * p.out_stride + first_feature + c * 8),
-                   *(const uint4 *)(staging + row * STRIDE + c * 16));
+            const uint4 v = rows_read_bits(staging + row * STRIDE + c * 16);
+            if (row < rows && first_feature + c * 8 < p.features)
+                __stcg((uint4 *)(p.out + (size_t)(first_token + row) * p.out_stride + first_feature + c * 8), v);
         }
     }
 }
 #endif
 
-template <gemm_epilogue EPILOGUE, int GROUPS, int BN, int SPLIT, int SHARE, int RESIDENT>
-__global__ void __launch_bounds__(GROUPS * 128 + 32, RESIDENT == 2 ? 2 : 1)
+template <gemm_epilogue EPILOGUE, int GROUPS, int BN, int SHARE>
+__global__ void __launch_bounds__(GROUPS * 128 + 32, 1)
     gemm_rows(const __grid_constant__ CUtensorMap weights_map, const __grid_constant__ CUtensorMap input_map,
               const __grid_constant__ gemm_problem p, const rows_geometry geometry) {
 #ifdef PI0_HOPPER
-    using shape = rows_shape<EPILOGUE, GROUPS, BN, SPLIT, SHARE, RESIDENT>;
+    using shape = rows_shape<EPILOGUE, GROUPS, BN, SHARE>;
     constexpr int STAGES = shape::STAGES, BM = shape::BM, STAGE_BYTES = shape::STAGE_BYTES,
                   CONSUMERS = shape::CONSUMERS, SHARERS = shape::SHARERS;
     extern __shared__ uint8_t shared_raw[];
     uint8_t *ring = (uint8_t *)(((uintptr_t)shared_raw + 1023) & ~(uintptr_t)1023);
-    float2 *columns = (float2 *)(ring + shape::RING_BYTES); /* (bias, center) of the tile's features */
+    float2 *columns = (float2 *)(ring + shape::RING_BYTES); /* of the tile's features: (bias, center or gain) */
     uint64_t *full = (uint64_t *)(columns + BN), *empty = full + STAGES;
 
+    const uint32_t columns_at = shared_address(columns);
     const int warp = warp_uniform(threadIdx.x / 32), lane = threadIdx.x % 32;
-    const int rank = shape::CLUSTER > 1 ? cluster_rank() : 0, tile = blockIdx.x / shape::CLUSTER;
+    const int rank = SHARERS > 1 ? cluster_rank() : 0, tile = blockIdx.x / SHARERS;
     if (threadIdx.x == 0) {
 #pragma unroll
         for (int s = 0; s < STAGES; s++) {
@@ -239,8 +248,7 @@ __global__ void __launch_bounds__(GROUPS * 128 + 32, RESIDENT == 2 ? 2 : 1)
     const int width = min(geometry.band, rows_m - before), column = inside / width;
     const int m = (before + inside - column * width) * shape::WEIGHT_SHARERS + (SHARE > 1 ? rank : 0);
     const int n = column * shape::INPUT_SHARERS + (SHARE < -1 ? rank : 0), first_token = m * BM, first_feature = n * BN;
-    const int piece = SPLIT > 1 ? rank : 0, k_begin = piece * geometry.k_blocks / SPLIT,
-              count = (piece + 1) * geometry.k_blocks / SPLIT - k_begin;
+    const int count = geometry.k_blocks;
 
     if (warp == CONSUMERS / 32) {
         if (lane == 0) {
@@ -266,15 +274,15 @@ __global__ void __launch_bounds__(GROUPS * 128 + 32, RESIDENT == 2 ? 2 : 1)
                     rows_load(to, &input_map, k_block * 64, first_token, &full[stage]);
             };
             prefetch_map(&input_map); /* else it would be fetched while all wait for the input */
-            for (int s = 0; s < ahead; s++) load_weights(s, k_begin + s);
+            for (int s = 0; s < ahead; s++) load_weights(s, s);
             grid_wait();
-            for (int s = 0; s < ahead; s++) load_input(s, k_begin + s);
+            for (int s = 0; s < ahead; s++) load_input(s, s);
             if (p.next_bytes) prefetch_share(p.next_weights, p.next_bytes, blockIdx.x, gridDim.x);
             int stage = 0, parity = 0;
             for (int i = ahead; i < count; i++) {
                 mbarrier_wait(&empty[stage], parity);
-                load_weights(stage, k_begin + i);
-                load_input(stage, k_begin + i);
+                load_weights(stage, i);
+                load_input(stage, i);
                 if (++stage == STAGES) {
                     stage = 0;
                     parity ^= 1;
@@ -282,16 +290,15 @@ __global__ void __launch_bounds__(GROUPS * 128 + 32, RESIDENT == 2 ? 2 : 1)
             }
         }
         if constexpr (SHARERS > 1) cluster_sync();
-        if constexpr (SPLIT > 1) {
-            cluster_sync();
-            cluster_sync();
-        }
     } else {
         const int group = warp / 4, warp_row = first_token + warp * 16;
         for (int i = threadIdx.x; i < BN; i += CONSUMERS) {
             const bool there = first_feature + i < p.features;
-            columns[i] = make_float2(there && p.bias ? __ldg(&p.bias[first_feature + i]) : 0.0f,
-                                     there && p.center ? __ldg(&p.center[first_feature + i]) : 0.0f);
+            const float bias = there && p.bias ? __ldg(&p.bias[first_feature + i]) : 0.0f;
+            if constexpr (EPILOGUE == GEMM_RESIDUAL)
+                columns[i] = make_float2(bias, there && p.operand ? __ldg(&p.gain[first_feature + i]) : 0.0f);
+            else
+                columns[i] = make_float2(bias, there && p.center ? __ldg(&p.center[first_feature + i]) : 0.0f);
         }
         float4 turns[EPILOGUE == GEMM_ROPE ? BN / 8 : 1];
         if constexpr (EPILOGUE == GEMM_ROPE) {
@@ -316,8 +323,9 @@ __global__ void __launch_bounds__(GROUPS * 128 + 32, RESIDENT == 2 ? 2 : 1)
         float2 factor[2];
         rows_factors(factor, p, warp_row, lane);
         /* where this thread finishes: rows eight threads wide, every eighth piece of four features */
-        const int row = threadIdx.x / 8, part = threadIdx.x % 8, finish = first_token + piece * shape::ROWS + row;
-        constexpr bool FETCH_EARLY = EPILOGUE == GEMM_RESIDUAL && BN * 2 + shape::PASSES * shape::PIECES * 16 <= 320;
+        const int row = threadIdx.x / 8, part = threadIdx.x % 8, finish = first_token + row;
+        constexpr bool FETCH_EARLY =
+            EPILOGUE == GEMM_RESIDUAL && BN / 2 + shape::PASSES * shape::PIECES * 4 <= (GROUPS == 1 ? 128 : 80);
         float4 old[shape::PASSES][shape::PIECES];
         auto fetch = [&]() {
 #pragma unroll
@@ -361,72 +369,51 @@ __global__ void __launch_bounds__(GROUPS * 128 + 32, RESIDENT == 2 ? 2 : 1)
             cluster_arrive(); /* met at the end: a block stays while others arrive at its barriers */
         if constexpr (EPILOGUE != GEMM_RESIDUAL) {
             barrier_sync(1, CONSUMERS); /* the ring is read: its memory takes the result */
-            rows_store<EPILOGUE, BN, shape::HALF_STRIDE>(
-                acc, p, factor, columns, turns, ring + warp * 16 * shape::HALF_STRIDE, warp_row, first_feature, lane);
+            rows_store<EPILOGUE, BN, shape::HALF_STRIDE>(acc, p, factor, columns_at, turns,
+                                                         shared_address(ring) + warp * 16 * shape::HALF_STRIDE,
+                                                         warp_row, first_feature, lane);
         } else {
-            constexpr int ROWS = shape::ROWS, PASSES = shape::PASSES, PIECES = shape::PIECES,
-                          PASS_ROWS = shape::PASS_ROWS, STRIDE = shape::SUM_STRIDE;
-            if constexpr (SPLIT == 1 && !FETCH_EARLY) fetch();
-            if constexpr (SPLIT > 1)
-                cluster_sync(); /* all rings are read */
-            else
-                barrier_sync(1, CONSUMERS);
+            constexpr int PASSES = shape::PASSES, PIECES = shape::PIECES, PASS_ROWS = shape::PASS_ROWS,
+                          STRIDE = shape::SUM_STRIDE;
+            if constexpr (!FETCH_EARLY) fetch();
+            barrier_sync(1, CONSUMERS); /* the ring is read */
             {
                 /* lanes trade halves of a pair: even ones take four features of row l / 4, odd ones of l / 4 + 8 */
-                const int t = lane % 4, owner = warp / (ROWS / 16);
-                const uint32_t local = shared_address(ring) +
-                                       (piece * ROWS + warp % (ROWS / 16) * 16 + lane / 4 + t % 2 * 8) * STRIDE +
-                                       t / 2 * 16;
-                const uint32_t to = SPLIT > 1 ? cluster_address(local, owner) : local + owner * ROWS * STRIDE;
+                const int t = lane % 4;
+                const uint32_t to = shared_address(ring) + (warp * 16 + lane / 4 + t % 2 * 8) * STRIDE + t / 2 * 16;
 #pragma unroll
                 for (int j = 0; j < BN / 8; j++) {
                     const float *a = &acc[j * 4];
                     const float x = __shfl_xor_sync(0xffffffffu, t % 2 ? a[0] : a[2], 1);
                     const float y = __shfl_xor_sync(0xffffffffu, t % 2 ? a[1] : a[3], 1);
                     const float4 v = t % 2 ? make_float4(x, y, a[2], a[3]) : make_float4(a[0], a[1], x, y);
-                    if constexpr (SPLIT > 1)
-                        asm volatile("st.shared::cluster.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(to + j * 32), "f"(v.x),
-                                     "f"(v.y), "f"(v.z), "f"(v.w)
-                                     : "memory");
-                    else
-                        asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(to + j * 32), "f"(v.x), "f"(v.y),
-                                     "f"(v.z), "f"(v.w)
-                                     : "memory");
+                    asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(to + j * 32), "f"(v.x), "f"(v.y),
+                                 "f"(v.z), "f"(v.w)
+                                 : "memory");
                 }
             }
-            if constexpr (SPLIT > 1 && !FETCH_EARLY) fetch(); /* not earlier: registers */
-            if constexpr (SPLIT > 1)
-                cluster_sync(); /* all sums have come */
-            else
-                barrier_sync(1, CONSUMERS);
+            barrier_sync(1, CONSUMERS);
 #pragma unroll
             for (int pass = 0; pass < PASSES; pass++) {
                 const int token = finish + pass * PASS_ROWS;
-                const uint8_t *from = ring + (pass * PASS_ROWS + row) * STRIDE + part * 16;
+                const uint32_t from = shared_address(ring) + (pass * PASS_ROWS + row) * STRIDE + part * 16;
                 float sum = 0.0f, squares = 0.0f;
 #pragma unroll
                 for (int i = 0; i < PIECES; i++) {
                     const int c = (i * 8 + part) * 4, f = first_feature + c;
-                    if (c >= BN || f >= p.features || token >= p.tokens) continue;
-                    float4 v = *(const float4 *)(from + i * 128);
-#pragma unroll
-                    for (int s = 1; s < SPLIT; s++) {
-                        const float4 more = *(const float4 *)(from + i * 128 + s * ROWS * STRIDE);
-                        v = make_float4(v.x + more.x, v.y + more.y, v.z + more.z, v.w + more.w);
-                    }
-                    const float4 low = *(const float4 *)&columns[c], high = *(const float4 *)&columns[c + 2];
+                    const bool there = c < BN && f < p.features && token < p.tokens; /* no branches around loads */
+                    const float4 low = rows_read(columns_at + c * 8), high = rows_read(columns_at + c * 8 + 16);
+                    float4 v = rows_read(from + i * 128);
                     const float4 o = old[pass][i];
-                    v = make_float4(v.x * p.scale + low.x + o.x, v.y * p.scale + low.z + o.y,
-                                    v.z * p.scale + high.x + o.z, v.w * p.scale + high.z + o.w);
+                    v = make_float4(fmaf(v.x, p.scale, low.x) + o.x, fmaf(v.y, p.scale, low.z) + o.y,
+                                    fmaf(v.z, p.scale, high.x) + o.z, fmaf(v.w, p.scale, high.z) + o.w);
                     const size_t at = (size_t)token * p.features + f;
-                    __stcg((float4 *)(p.x + at), v);
-                    if (p.operand) {
-                        const float4 gain = __ldg((const float4 *)(p.gain + f));
-                        __stcg((uint2 *)(p.operand + at), make_uint2(pack_bf16(v.x * gain.x, v.y * gain.y),
-                                                                     pack_bf16(v.z * gain.z, v.w * gain.w)));
-                    }
-                    sum += v.x + v.y + v.z + v.w;
-                    squares += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
+                    if (there) __stcg((float4 *)(p.x + at), v);
+                    if (there && p.operand)
+                        __stcg((uint2 *)(p.operand + at),
+                               make_uint2(pack_bf16(v.x * low.y, v.y * low.w), pack_bf16(v.z * high.y, v.w * high.w)));
+                    sum += there ? v.x + v.y + v.z + v.w : 0.0f;
+                    squares += there ? v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w : 0.0f;
                 }
                 if (p.stats_out) {
 #pragma unroll
