@@ -112,31 +112,36 @@ __device__ __forceinline__ bool vacant(const uint4 &v) {
     return v.x == VACANT || v.y == VACANT || v.z == VACANT || v.w == VACANT;
 }
 __device__ __forceinline__ bool vacant(const uint2 &v) { return v.x == VACANT || v.y == VACANT; }
+/* The largest word so far. VACANT is the largest there is; comparing all words with it would be a chain of predicates.
+ */
+__device__ __forceinline__ uint32_t largest(uint32_t so_far, const uint4 &v) {
+    return __vimax3_u32(__vimax3_u32(so_far, v.x, v.y), v.z, v.w);
+}
+__device__ __forceinline__ uint32_t largest(uint32_t so_far, const uint2 &v) { return __vimax3_u32(so_far, v.x, v.y); }
 
-/* COUNT words, each at `at(i)` where `valid(i)`, else zero. All are asked for at once, then those again that were not
- * there yet. */
+/* COUNT words, each at `at(i)` where `valid(i)`, else zero. All are asked for at once, and again if some were not there
+ * yet. */
 template <int COUNT, typename T, typename F, typename V>
 __device__ __forceinline__ void collect(T (&v)[COUNT], F at, V valid) {
 #pragma unroll
-    for (int i = 0; i < COUNT; i++) {
-        v[i] = T{};
-        load_words(v[i], at(i), valid(i));
-        if (i == 0) /* wait with one word each: asking for all again and again would stand in everybody's way */
-            for (int tries = 0; __any_sync(0xffffffffu, vacant(v[0])); tries++) {
-                load_words(v[0], at(0), vacant(v[0]));
-                if (tries > POLL_TRIES) __trap();
-            }
-    }
-    for (int tries = 0;; tries++) {
-        bool missing = false;
-#pragma unroll
-        for (int i = 0; i < COUNT; i++) {
-            const bool wanted = vacant(v[i]);
-            load_words(v[i], at(i), wanted);
-            missing |= wanted;
-        }
-        if (!missing) break;
+    for (int i = 0; i < COUNT; i++) v[i] = T{};
+    /* wait with one word each: asking for all again and again would stand in everybody's way */
+    load_words(v[0], at(0), valid(0));
+    for (int tries = 0; __any_sync(0xffffffffu, vacant(v[0])); tries++) {
+        load_words(v[0], at(0), valid(0));
         if (tries > POLL_TRIES) __trap();
+    }
+    if constexpr (COUNT > 1) {
+#pragma unroll 1
+        for (int tries = 0;; tries++) {
+#pragma unroll
+            for (int i = 1; i < COUNT; i++) load_words(v[i], at(i), valid(i));
+            uint32_t top[4] = {};
+#pragma unroll
+            for (int i = 1; i < COUNT; i++) top[i % 4] = largest(top[i % 4], v[i]);
+            if (max(max(top[0], top[1]), max(top[2], top[3])) != VACANT) break;
+            if (tries > POLL_TRIES) __trap();
+        }
     }
     __syncwarp();
 }
