@@ -63,7 +63,8 @@ template <gemm_epilogue EPILOGUE, int BN> struct epilogue_values {
     static constexpr int CHUNKS = ceil_div(BN, EPILOGUE_TOKENS);
     float bias_low, bias_high, center_low, center_high;
     float2 turns[EPILOGUE == GEMM_ROPE ? BN / 4 : 1]; /* (cos, sin) of its pair at its tokens */
-    float4 old[EPILOGUE == GEMM_RESIDUAL ? 16 : 1];   /* x, or what stands in its place: four chunks */
+    /* x, or what stands in its place: up to four chunks */
+    float4 old[EPILOGUE == GEMM_RESIDUAL ? 4 * (CHUNKS < 4 ? CHUNKS : 4) : 1];
 };
 
 /* Before the product. first_feature counts from the problem's first. */

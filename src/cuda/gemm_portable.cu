@@ -25,51 +25,31 @@ enum { BK = 64, ROW = BK * 2, CHUNKS = BK / 8, BAND = 16 };
 template <int WIDE, int GROUPS, int BN, int STAGES> struct portable_tile {
     static constexpr int THREADS = WIDE * 128, FEATURES = GROUPS * 64, TOKENS = WIDE * BN;
     static constexpr int STAGE_BYTES = (FEATURES + TOKENS) * ROW;
+    /* the epilogue takes UNIT tokens of 64 features at a time */
+    static constexpr int UNIT = BN % EPILOGUE_TOKENS ? 16 : EPILOGUE_TOKENS, UNITS = GROUPS * (BN / UNIT);
     static constexpr int FACTORS_AT = round_up(WIDE * EPILOGUE_STAGING_BYTES, 128);
-    static constexpr int EPILOGUE_BYTES = FACTORS_AT + TOKENS * 8;
+    static constexpr int SUMS_AT = round_up(FACTORS_AT + TOKENS * 8, 128);
+    static constexpr int EPILOGUE_BYTES = SUMS_AT + (WARP_LANES == 32 ? FEATURES * TOKENS * 4 : 0);
     static constexpr int SHARED_BYTES = STAGES * STAGE_BYTES > EPILOGUE_BYTES ? STAGES *STAGE_BYTES : EPILOGUE_BYTES;
 };
 
 /* Where piece `c` of 8 k-values of a row lies: eight neighbouring rows' pieces fill all banks. */
 __device__ __forceinline__ int piece_at(int row, int c) { return row * ROW + (c ^ (row & 7)) * 16; }
 
-/* Adds up what the blocks of a tile have, in the order of their pieces of k; true for the block that goes on. */
-template <int COUNT>
-__device__ __forceinline__ bool join_pieces(float (&acc)[COUNT], const gemm_problem &p, int tile, int tiles, int thread,
-                                            int threads, void *scratch) {
-#ifdef PI0_AMD
-    bool &last = *(bool *)scratch; /* LDS of its own would cost the CU a block */
-#else
+/* Whether this block is the last of its tile's pieces of k to come here; what the others wrote is visible then. */
+__device__ __forceinline__ bool last_piece(const gemm_problem &p, int tile, int thread) {
     __shared__ bool last;
-#endif
-    const int pieces = gridDim.z, mine = blockIdx.z;
-    float4 *partial = (float4 *)p.partial + thread;
-    auto at = [&](int piece, int i) { return ((size_t)(piece * tiles + tile) * (COUNT / 4) + i) * threads; };
-#pragma unroll
-    for (int i = 0; i < COUNT / 4; i++)
-        __stcg(partial + at(mine, i), make_float4(acc[i * 4], acc[i * 4 + 1], acc[i * 4 + 2], acc[i * 4 + 3]));
     __threadfence();
     __syncthreads();
-    if (thread == 0) last = atomicAdd(&p.ticket[tile], 1) == (unsigned)pieces - 1;
+    if (thread == 0) last = atomicAdd(&p.ticket[tile], 1) == gridDim.z - 1;
     __syncthreads();
     if (!last) return false;
     __threadfence();
     if (thread == 0) p.ticket[tile] = 0;
-#pragma unroll
-    for (int i = 0; i < COUNT / 4; i++) {
-        float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-        for (int piece = 0; piece < pieces; piece++) {
-            const float4 own = make_float4(acc[i * 4], acc[i * 4 + 1], acc[i * 4 + 2], acc[i * 4 + 3]);
-            const float4 v = piece == mine ? own : __ldcg(partial + at(piece, i));
-            sum = make_float4(sum.x + v.x, sum.y + v.y, sum.z + v.z, sum.w + v.w);
-        }
-        acc[i * 4] = sum.x;
-        acc[i * 4 + 1] = sum.y;
-        acc[i * 4 + 2] = sum.z;
-        acc[i * 4 + 3] = sum.w;
-    }
     return true;
 }
+
+enum { MOST_PIECES = 4 };
 
 template <gemm_epilogue EPILOGUE, int WIDE, int GROUPS, int BN, int STAGES, int BLOCKS>
 __global__ void __launch_bounds__(WIDE * 128, BLOCKS)
@@ -174,38 +154,96 @@ __global__ void __launch_bounds__(WIDE * 128, BLOCKS)
     copy_async_wait<0>();
 #endif
     __syncthreads();
-    if (EPILOGUE == GEMM_RESIDUAL && gridDim.z > 1 &&
-        !join_pieces(*(float(*)[GROUPS * BN / 2]) & acc, p, blockIdx.x, gridDim.x, thread, tile::THREADS, shared_raw))
-        return;
+#ifdef PI0_AMD
+    finish_tile<EPILOGUE, WIDE, GROUPS, BN>(acc, p, first_feature, first_token, shared_raw,
+                                            (float2 *)(shared_raw + tile::FACTORS_AT), thread);
+#else
+    /* Accumulators wait in memory, a thread's own: in shared memory, or in `partial` where they are pieces. So the
+     * epilogue is a loop over one short piece of code: written out for all of them, fetching it took longer than
+     * running it. */
+    constexpr int UNIT = tile::UNIT, VALUES = UNIT / 2;
+    const bool pieces = EPILOGUE == GEMM_RESIDUAL && gridDim.z > 1;
+    const size_t piece_stride = (size_t)gridDim.x * (tile::FEATURES * tile::TOKENS / 4);
+    float4 *sums = (float4 *)(shared_raw + tile::SUMS_AT) + thread;
+    if (pieces)
+        sums = (float4 *)p.partial + piece_stride * blockIdx.z +
+               (size_t)blockIdx.x * (tile::FEATURES * tile::TOKENS / 4) + thread;
+#pragma unroll
+    for (int g = 0; g < GROUPS; g++)
+#pragma unroll
+        for (int u = 0; u < BN / UNIT; u++) {
+            float values[VALUES];
+#pragma unroll
+            for (int i = 0; i < UNIT / 4; i++) {
+                values[pair_low<UNIT>(i)] = acc[g][pair_low<BN>(u * (UNIT / 4) + i)];
+                values[pair_high<UNIT>(i)] = acc[g][pair_high<BN>(u * (UNIT / 4) + i)];
+            }
+#pragma unroll
+            for (int v = 0; v < VALUES / 4; v++)
+                sums[((g * (BN / UNIT) + u) * (VALUES / 4) + v) * tile::THREADS] =
+                    make_float4(values[v * 4], values[v * 4 + 1], values[v * 4 + 2], values[v * 4 + 3]);
+        }
+    if (pieces && !last_piece(p, blockIdx.x, thread)) return;
+    sums -= pieces ? piece_stride * blockIdx.z : 0;
+
     float *staging = (float *)(shared_raw + group * EPILOGUE_STAGING_BYTES);
     float2 *factors = (float2 *)(shared_raw + tile::FACTORS_AT);
     epilogue_column_factors(factors, p, first_token, tile::TOKENS, thread, tile::THREADS);
     __syncthreads();
+    epilogue_values<EPILOGUE, UNIT> values, next;
+    auto feature_of = [&](int unit) { return first_feature + unit / (BN / UNIT) * 64; };
+    auto token_of = [&](int unit) { return group * BN + unit % (BN / UNIT) * UNIT; };
+    auto prepare = [&](int unit) {
+        epilogue_prepare<EPILOGUE, UNIT>(next, p, feature_of(unit), first_token + token_of(unit), thread % 128);
+        epilogue_fetch_first<EPILOGUE, UNIT>(next, p, feature_of(unit), first_token + token_of(unit), thread % 128);
+    };
+    prepare(0);
+#pragma unroll 1
+    for (int unit = 0; unit < tile::UNITS; unit++) {
+        values = next;
+        if (unit + 1 < tile::UNITS) prepare(unit + 1);
+        if (feature_of(unit) >= p.features || first_token + token_of(unit) >= p.tokens) continue;
+        float4 of_piece[MOST_PIECES][VALUES / 4];
 #pragma unroll
-    for (int g = 0; g < GROUPS; g++) {
-        const int feature = first_feature + g * 64, token = first_token + group * BN;
-        if (feature >= p.features || token >= p.tokens) break;
-        epilogue_values<EPILOGUE, BN> values;
-        epilogue_prepare<EPILOGUE, BN>(values, p, feature, token, thread % 128);
-        epilogue_fetch_first<EPILOGUE, BN>(values, p, feature, token, thread % 128);
-        epilogue_group<EPILOGUE, BN>(acc[g], values, p, feature, token, factors + group * BN, staging, thread % 128,
-                                     1 + group);
+        for (int piece = 0; piece < (EPILOGUE == GEMM_RESIDUAL ? MOST_PIECES : 1); piece++)
+#pragma unroll
+            for (int v = 0; v < VALUES / 4; v++)
+                if (piece == 0 || piece < (int)gridDim.z)
+                    of_piece[piece][v] = sums[piece * piece_stride + (unit * (VALUES / 4) + v) * tile::THREADS];
+        float part[VALUES];
+#pragma unroll
+        for (int v = 0; v < VALUES / 4; v++) {
+            float4 sum = of_piece[0][v];
+#pragma unroll
+            for (int piece = 1; piece < (EPILOGUE == GEMM_RESIDUAL ? MOST_PIECES : 1); piece++)
+                if (piece < (int)gridDim.z)
+                    sum = make_float4(sum.x + of_piece[piece][v].x, sum.y + of_piece[piece][v].y,
+                                      sum.z + of_piece[piece][v].z, sum.w + of_piece[piece][v].w);
+            part[v * 4] = sum.x;
+            part[v * 4 + 1] = sum.y;
+            part[v * 4 + 2] = sum.z;
+            part[v * 4 + 3] = sum.w;
+        }
+        epilogue_group<EPILOGUE, UNIT>(part, values, p, feature_of(unit), first_token + token_of(unit),
+                                       factors + token_of(unit), staging, thread % 128, 1 + group);
     }
+#endif
 }
 
 typedef void (*portable_kernel)(gemm_problem, int, int, int);
 
 typedef struct portable_variant {
     int features, tokens, threads, shared_bytes;
-    int resident;        /* blocks a multiprocessor holds */
-    double full, single; /* products a clock and multiprocessor, with all of them and with one */
+    int resident;                 /* blocks a multiprocessor holds */
+    double full_ns, single_ns;    /* a k-value, with all of them and with one */
+    double fixed_ns, residual_ns; /* the rest of a block's life, and with the residual's epilogue */
     portable_kernel kernels[GEMM_EPILOGUES];
 } portable_variant;
 
-#define VARIANT(wide, groups, bn, stages, blocks, full, single)                                                        \
+#define VARIANT(wide, groups, bn, stages, blocks, full_ns, single_ns, fixed_ns, residual_ns)                           \
     {                                                                                                                  \
-        groups * 64, wide *bn, wide * 128, portable_tile<wide, groups, bn, stages>::SHARED_BYTES, blocks, full,        \
-            single, {                                                                                                  \
+        groups * 64, wide *bn, wide * 128, portable_tile<wide, groups, bn, stages>::SHARED_BYTES, blocks, full_ns,     \
+            single_ns, fixed_ns, residual_ns, {                                                                        \
             gemm_portable<GEMM_STORE, wide, groups, bn, stages, blocks>,                                               \
                 gemm_portable<GEMM_GELU, wide, groups, bn, stages, blocks>,                                            \
                 gemm_portable<GEMM_GATED, wide, groups, bn, stages, blocks>,                                           \
@@ -215,23 +253,23 @@ typedef struct portable_variant {
     }
 
 #ifdef PI0_AMD
-/* Rates are estimates: of MFMA's 1,024 a clock, less for what one block a CU cannot hide (the first), and for what L2
- * brings a CU, about 54 bytes a clock (the third wants 48 at full rate, the second 32). */
+/* Estimates: of MFMA's 1,024 a clock, less for what one block a CU cannot hide (the first), and for what L2 brings a
+ * CU, about 54 bytes a clock (the third wants 48 at full rate, the second 32). */
 static const portable_variant variants[] = {
-    VARIANT(2, 2, 128, 1, 1, 800, 800),
-    VARIANT(1, 2, 128, 1, 2, 850, 500),
-    VARIANT(1, 2, 64, 1, 2, 700, 450),
-    VARIANT(1, 1, 64, 1, 3, 500, 250),
+    VARIANT(2, 2, 128, 1, 1, 24.1, 24.1, 10000, 20000),
+    VARIANT(1, 2, 128, 1, 2, 22.7, 19.3, 9000, 16000),
+    VARIANT(1, 2, 64, 1, 2, 13.8, 10.7, 7000, 12000),
+    VARIANT(1, 1, 64, 1, 3, 14.5, 9.6, 5000, 8000),
 };
 #else
-/* Rates are measured (docs/performance.md): only their ratios matter. */
+/* Measured with check_cuda. */
 static const portable_variant variants[] = {
-    VARIANT(2, 4, 80, 3, 1, 1000, 1000),
-    VARIANT(1, 2, 128, 3, 2, 900, 600),
-    VARIANT(1, 2, 64, 3, 3, 850, 450),
+    VARIANT(2, 4, 80, 3, 1, 25.5, 25.5, 11000, 25000),
+    VARIANT(1, 2, 128, 3, 2, 22.0, 14.7, 10500, 19000),
+    VARIANT(1, 2, 64, 3, 3, 19.0, 17.0, 6500, 10500),
 };
 #endif
-enum { VARIANTS = sizeof variants / sizeof *variants, MOST_PIECES = 4, LEAST_PIECE = 512 };
+enum { VARIANTS = sizeof variants / sizeof *variants, LEAST_PIECE = 512 };
 
 extern "C" int gemm_portable_variants(void) { return VARIANTS; }
 
@@ -268,15 +306,17 @@ extern "C" bool gemm_portable_fits(gemm_epilogue epilogue, const gemm_problem *p
     return shared_limit(&limit) == cudaSuccess && fits(epilogue, p, &variants[variant], split, limit);
 }
 
-/* Clocks, roughly: the busiest multiprocessor's tiles, and what a block and a join cost besides. */
-static double estimate(const portable_variant *v, const gemm_problem *p, int split, int multiprocessors) {
+/* Microseconds on an H200, roughly; only the order matters. The busiest multiprocessor's tiles share it, as many at a
+ * time as it holds. */
+static double estimate(gemm_epilogue epilogue, const portable_variant *v, const gemm_problem *p, int split,
+                       int multiprocessors) {
     const int units = tiles_of(v, p) * split, each = ceil_div(units, multiprocessors);
-    const double products = (double)v->features * v->tokens * ceil_div(ceil_div(p->k, BK), split) * BK;
-    const double rate = each >= v->resident
-                            ? v->full
-                            : v->single + (v->full - v->single) * (each - 1) / (v->resident > 1 ? v->resident - 1 : 1);
-    const double rounds = ceil_div(each, v->resident);
-    return each * products / rate + 4000 * rounds + (split > 1 ? 3000 + 1000 * split : 0);
+    const int k = ceil_div(ceil_div(p->k, BK), split) * BK;
+    const double fixed_ns = epilogue == GEMM_RESIDUAL ? v->residual_ns : v->fixed_ns;
+    const double share = v->resident > 1 ? (double)(each - 1) / (v->resident - 1) : 1;
+    const double ns = each >= v->resident ? (v->full_ns * k + fixed_ns) * each / v->resident
+                                          : (v->single_ns + (v->full_ns - v->single_ns) * share) * k + fixed_ns;
+    return ns * 1e-3 + (split > 1 ? 2 + split : 0);
 }
 
 static cudaError_t choose(gemm_epilogue epilogue, const gemm_problem *p, int multiprocessors, int *variant,
@@ -287,7 +327,7 @@ static cudaError_t choose(gemm_epilogue epilogue, const gemm_problem *p, int mul
     for (int i = 0; i < VARIANTS; i++)
         for (int pieces = 1; pieces <= MOST_PIECES; pieces++) {
             if (!fits(epilogue, p, &variants[i], pieces, limit)) continue;
-            const double time = estimate(&variants[i], p, pieces, multiprocessors);
+            const double time = estimate(epilogue, &variants[i], p, pieces, multiprocessors);
             if (time >= least) continue;
             least = time;
             *variant = i;

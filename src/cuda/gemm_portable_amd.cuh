@@ -69,4 +69,60 @@ __device__ __forceinline__ void multiply_blocks(float (&acc)[GROUPS][BN / 2], co
     }
     pipeline.end();
 }
+
+/* Adds up what the blocks of a tile have, in the order of their pieces of k; true for the block that goes on. */
+template <int COUNT>
+__device__ __forceinline__ bool join_pieces(float (&acc)[COUNT], const gemm_problem &p, int tile, int tiles, int thread,
+                                            int threads, void *scratch) {
+    bool &last = *(bool *)scratch; /* LDS of its own would cost the CU a block */
+    const int pieces = gridDim.z, mine = blockIdx.z;
+    float4 *partial = (float4 *)p.partial + thread;
+    auto at = [&](int piece, int i) { return ((size_t)(piece * tiles + tile) * (COUNT / 4) + i) * threads; };
+#pragma unroll
+    for (int i = 0; i < COUNT / 4; i++)
+        __stcg(partial + at(mine, i), make_float4(acc[i * 4], acc[i * 4 + 1], acc[i * 4 + 2], acc[i * 4 + 3]));
+    __threadfence();
+    __syncthreads();
+    if (thread == 0) last = atomicAdd(&p.ticket[tile], 1) == (unsigned)pieces - 1;
+    __syncthreads();
+    if (!last) return false;
+    __threadfence();
+    if (thread == 0) p.ticket[tile] = 0;
+#pragma unroll
+    for (int i = 0; i < COUNT / 4; i++) {
+        float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        for (int piece = 0; piece < pieces; piece++) {
+            const float4 own = make_float4(acc[i * 4], acc[i * 4 + 1], acc[i * 4 + 2], acc[i * 4 + 3]);
+            const float4 v = piece == mine ? own : __ldcg(partial + at(piece, i));
+            sum = make_float4(sum.x + v.x, sum.y + v.y, sum.z + v.z, sum.w + v.w);
+        }
+        acc[i * 4] = sum.x;
+        acc[i * 4 + 1] = sum.y;
+        acc[i * 4 + 2] = sum.z;
+        acc[i * 4 + 3] = sum.w;
+    }
+    return true;
+}
+
+/* What follows the product; staging: EPILOGUE_STAGING_BYTES for each of WIDE groups. */
+template <gemm_epilogue EPILOGUE, int WIDE, int GROUPS, int BN>
+__device__ __forceinline__ void finish_tile(float (&acc)[GROUPS][BN / 2], const gemm_problem &p, int first_feature,
+                                            int first_token, uint8_t *staging, float2 *factors, int thread) {
+    const int group = thread / 128;
+    if (EPILOGUE == GEMM_RESIDUAL && gridDim.z > 1 &&
+        !join_pieces(*(float(*)[GROUPS * BN / 2]) & acc, p, blockIdx.x, gridDim.x, thread, WIDE * 128, staging))
+        return;
+    epilogue_column_factors(factors, p, first_token, WIDE * BN, thread, WIDE * 128);
+    __syncthreads();
+#pragma unroll
+    for (int g = 0; g < GROUPS; g++) {
+        const int feature = first_feature + g * 64, token = first_token + group * BN;
+        if (feature >= p.features || token >= p.tokens) break;
+        epilogue_values<EPILOGUE, BN> values;
+        epilogue_prepare<EPILOGUE, BN>(values, p, feature, token, thread % 128);
+        epilogue_fetch_first<EPILOGUE, BN>(values, p, feature, token, thread % 128);
+        epilogue_group<EPILOGUE, BN>(acc[g], values, p, feature, token, factors + group * BN,
+                                     (float *)(staging + group * EPILOGUE_STAGING_BYTES), thread % 128, 1 + group);
+    }
+}
 #endif
