@@ -27,7 +27,7 @@ typedef struct serve_options {
     int environment;
     const char *host, *tls_cert, *tls_key, *api_key_file, *record_dir;
     int port, max_clients, max_message_bytes, max_queue, batch;
-    double request_timeout_ms, idle_timeout_s, drain_timeout_s, batch_window_ms;
+    double request_timeout_ms, idle_timeout_s, drain_timeout_s, ping_interval_s, batch_window_ms;
     uint64_t seed;
     bool seeded, record, log_json, dashboard_images, checkpoint_given;
 } serve_options;
@@ -196,6 +196,7 @@ static pi0_status open_service(service *v, pi0_error *error) {
                                       .request_timeout_ms = o->request_timeout_ms,
                                       .idle_timeout_s = o->idle_timeout_s,
                                       .drain_timeout_s = o->drain_timeout_s,
+                                      .ping_interval_s = o->ping_interval_s,
                                       .tls_cert = o->tls_cert,
                                       .tls_key = o->tls_key,
                                       .api_key = v->api_key,
@@ -348,7 +349,8 @@ int command_serve(int argc, char **argv) {
                        .max_queue = 128,
                        .batch = 1,
                        .request_timeout_ms = 60000,
-                       .drain_timeout_s = 30};
+                       .drain_timeout_s = 30,
+                       .ping_interval_s = 20};
     bool record_off = false;
     option model[MODEL_OPTION_COUNT + 1];
     model_options_table(model, &o.model);
@@ -430,6 +432,12 @@ int command_serve(int argc, char **argv) {
          .value = "S",
          .help = "a client that asks nothing for so long is disconnected; 0: never",
          .maximum = 1e9},
+        {.name = "--ping-interval-s",
+         .kind = OPTION_FLOAT,
+         .target = &o.ping_interval_s,
+         .value = "S",
+         .help = "clients are pinged so often; one that lets two pings go by is disconnected; 0: never",
+         .maximum = 1e6},
         {.name = "--drain-timeout-s",
          .kind = OPTION_FLOAT,
          .target = &o.drain_timeout_s,

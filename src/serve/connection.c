@@ -191,8 +191,20 @@ static void submit_queued(server *s, client *c) {
     if (!c->close_code) lws_rx_flow_control(c->wsi, 1);
 }
 
+/* Ours, not libwebsockets': its own pings overwrite the payload of a client's ping that it has not answered yet. Not
+ * empty: it does not tell of an empty pong. */
+static int send_ping(client *c) {
+    unsigned char bytes[LWS_PRE + 4] = {0};
+    c->ping_due = false;
+    c->pinged_ms = clock_ms();
+    if (lws_write(c->wsi, bytes + LWS_PRE, 4, LWS_WRITE_PING) < 0) return -1;
+    lws_callback_on_writable(c->wsi); /* there may be more to send */
+    return 0;
+}
+
 static int writeable(server *s, client *c) {
     frame *out = c->first_out;
+    if (c->ping_due && !c->close_code) return send_ping(c);
     if (!out) {
         if (!c->close_code || (c->discarding && clock_ms() - c->closing_since_ms < DISCARD_MS)) return 0;
         lws_close_reason(c->wsi, (enum lws_close_status)c->close_code, (unsigned char *)(uintptr_t)c->close_text,
@@ -219,7 +231,7 @@ static void establish(server *s, struct lws *wsi, client *c) {
     c->wsi = wsi;
     c->id = ++s->next_client;
     c->prev_total_ms = -1;
-    c->waiting_since_ms = clock_ms();
+    c->waiting_since_ms = c->heard_ms = c->pinged_ms = clock_ms();
     c->next = s->clients;
     s->clients = c;
     s->client_count++;
@@ -258,7 +270,11 @@ int connection_event(server *s, struct lws *wsi, enum lws_callback_reasons reaso
     case LWS_CALLBACK_ESTABLISHED:
         establish(s, wsi, c);
         return 0;
+    case LWS_CALLBACK_RECEIVE_PONG:
+        c->heard_ms = clock_ms();
+        return 0;
     case LWS_CALLBACK_RECEIVE:
+        c->heard_ms = clock_ms();
         receive(s, c, in, size);
         if (c->close_code) discard(c);
         return 0;
@@ -316,6 +332,19 @@ static void cut_off(server *s, client *c, const char *why) {
     lws_set_timeout(c->wsi, PENDING_TIMEOUT_CLOSE_SEND, LWS_TO_KILL_ASYNC);
 }
 
+/* A ping every interval, as the reference does; who has let two go by without a sign of life is gone. */
+static void check_alive(server *s, client *c, double now) {
+    double interval_ms = s->options.ping_interval_s * 1000;
+    if (interval_ms <= 0) return;
+    if (now - c->heard_ms > 2 * interval_ms) {
+        close_with(c, CLOSE_POLICY);
+        cut_off(s, c, "it answers no pings");
+    } else if (!c->ping_due && now - c->pinged_ms > interval_ms) {
+        c->ping_due = true;
+        lws_callback_on_writable(c->wsi);
+    }
+}
+
 static void check_times(server *s, client *c, double now) {
     double timeout_ms = s->options.request_timeout_ms, idle_ms = s->options.idle_timeout_s * 1000;
     double message_ms = timeout_ms < MESSAGE_MS ? timeout_ms : MESSAGE_MS;
@@ -334,6 +363,8 @@ static void check_times(server *s, client *c, double now) {
     } else if (idle_ms > 0 && !c->pending && !c->queued && !c->message_since_ms && !c->sending_since_ms &&
                now - c->waiting_since_ms > idle_ms) {
         refuse(s, c, METRIC_IDLE, "no request for a long time", CLOSE_GOING_AWAY);
+    } else {
+        check_alive(s, c, now);
     }
 }
 

@@ -32,6 +32,9 @@ typedef struct client {
     double message_since_ms; /* a message has begun and is not complete */
     double sending_since_ms; /* something waits to be sent */
     double closing_since_ms; /* close_code was set */
+    double heard_ms;         /* something came in last: data or a pong */
+    double pinged_ms;        /* our last ping went out, or the connection came up */
+    bool ping_due;
     double waiting_since_ms; /* the last response went out, or the connection came up */
     double prev_total_ms;    /* negative before the first response */
 } client;

@@ -28,6 +28,7 @@ static int callback(struct lws *wsi, enum lws_callback_reasons reason, void *ses
         return 0;
     case LWS_CALLBACK_ESTABLISHED:
     case LWS_CALLBACK_RECEIVE:
+    case LWS_CALLBACK_RECEIVE_PONG:
     case LWS_CALLBACK_SERVER_WRITEABLE:
     case LWS_CALLBACK_CLOSED:
         return connection_event(s, wsi, reason, session, in, size);
@@ -69,8 +70,8 @@ static pi0_status check_tls(const server_options *o, pi0_error *error) {
 }
 
 pi0_status server_open(server **result, const server_options *options, metrics *metrics, pi0_error *error) {
-    /* a ping after 20 quiet seconds, the end after 40: as the reference does */
-    static const lws_retry_bo_t liveness = {.secs_since_valid_ping = 20, .secs_since_valid_hangup = 40};
+    /* connection.c does the pinging; this is as late as it goes */
+    static const lws_retry_bo_t liveness = {.secs_since_valid_ping = 65000, .secs_since_valid_hangup = 65500};
     static const struct lws_protocols protocols[] = {
         {.name = "pi0", .callback = callback, .per_session_data_size = sizeof(client), .rx_buffer_size = 256 << 10},
         {0}};

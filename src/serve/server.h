@@ -17,6 +17,7 @@ typedef struct server_options {
     double request_timeout_ms;
     double idle_timeout_s; /* 0: none */
     double drain_timeout_s;
+    double ping_interval_s;         /* 0: clients are not pinged */
     const char *tls_cert, *tls_key; /* PEM files, or NULL both: plain TCP */
     const char *api_key;            /* asked for as `Authorization: Api-Key KEY`; NULL: nobody is asked */
     const char *about;              /* "pi0_aloha_sim, cpu, bf16": for the dashboard; borrowed */

@@ -173,6 +173,33 @@ def test_slow_and_silent_peers():
         assert len(answers) > 20 and alive.ping().wait(5)
 
 
+def test_pings_of_both_sides():
+    """Every ping of a client gets its pong with the payload it sent, whatever the server pings in between."""
+    with Server("--ping-interval-s", "0.2", "--num-steps", "1") as server:
+        raw, dead = server.raw(), server.raw()
+        start = time.monotonic()
+        sent, pongs, pings, buffer = 0, 0, 0, b""
+        while time.monotonic() - start < 3:
+            payload = struct.pack("!I", sent)
+            raw.sendall(b"\x89\x84\0\0\0\0" + payload)  # ping, masked with zeros
+            sent += 1
+            while pongs < sent:
+                while len(buffer) < 2 or len(buffer) < 2 + buffer[1]:
+                    piece = raw.recv(4096)
+                    assert piece, server.stderr()
+                    buffer += piece
+                frame, buffer = buffer[:2 + buffer[1]], buffer[2 + buffer[1]:]
+                if frame[0] == 0x8A:
+                    assert frame[2:] == payload
+                    pongs += 1
+                elif frame[0] == 0x89:
+                    pings += 1
+                    raw.sendall(b"\x8a\x84\0\0\0\0" + frame[2:])
+        assert sent > 100 and 5 < pings < 20
+        assert len(closed_within(dead, 5)) < 4096  # who answers none is cut off
+        assert "answers no pings" in server.stderr()
+
+
 def test_a_client_that_does_not_read():
     """It asks and asks; the server keeps at most one answer and one request of it, and cuts it off."""
     with Server("--horizon", "4000", "--num-steps", "1", "--request-timeout-ms", "1000") as server:
