@@ -145,68 +145,75 @@ __device__ __forceinline__ void rows_store(float (&acc)[BN / 2], const gemm_prob
     constexpr int FRAGMENTS = BN / 8;
     const int t = lane % 4;
     const uint32_t to = staging + (lane / 8 % 2 * 8 + lane % 8) * STRIDE + lane / 16 * 16;
-    __syncwarp();
+    const int rows = min(16, p.tokens - first_token);
+    /* in parts, so that one is on its way to memory while the next is worked out: all multiprocessors write at once */
+    constexpr int PART = 8;
 #pragma unroll
-    for (int j = 0; j < FRAGMENTS; j += 2) {
-        uint32_t packed[4];
+    for (int begin = 0; begin < FRAGMENTS; begin += PART) {
+        const int end = begin + PART < FRAGMENTS ? begin + PART : FRAGMENTS, count = end - begin;
 #pragma unroll
-        for (int f = 0; f < 2 && j + f < FRAGMENTS; f++) {
-            const float4 c = rows_read(columns + ((j + f) * 8 + 2 * t) * 8); /* bias, center; twice */
-            float *a = &acc[(j + f) * 4];
+        for (int j = begin; j < end; j += 2) {
+            uint32_t packed[4];
 #pragma unroll
-            for (int i = 0; i < 2; i++) {
-                a[i * 2] = fmaf(a[i * 2], factor[i].x, fmaf(-factor[i].y, c.y, c.x));
-                a[i * 2 + 1] = fmaf(a[i * 2 + 1], factor[i].x, fmaf(-factor[i].y, c.w, c.z));
-                if constexpr (EPILOGUE == GEMM_GELU) {
-                    a[i * 2] = gelu_approximate(a[i * 2]);
-                    a[i * 2 + 1] = gelu_approximate(a[i * 2 + 1]);
+            for (int f = 0; f < 2 && j + f < end; f++) {
+                const float4 c = rows_read(columns + ((j + f) * 8 + 2 * t) * 8); /* bias, center; twice */
+                float *a = &acc[(j + f) * 4];
+#pragma unroll
+                for (int i = 0; i < 2; i++) {
+                    a[i * 2] = fmaf(a[i * 2], factor[i].x, fmaf(-factor[i].y, c.y, c.x));
+                    a[i * 2 + 1] = fmaf(a[i * 2 + 1], factor[i].x, fmaf(-factor[i].y, c.w, c.z));
+                    if constexpr (EPILOGUE == GEMM_GELU) {
+                        a[i * 2] = gelu_approximate(a[i * 2]);
+                        a[i * 2 + 1] = gelu_approximate(a[i * 2 + 1]);
+                    }
                 }
             }
-        }
-        if constexpr (EPILOGUE == GEMM_ROPE) {
-            float *a = &acc[j * 4], *b = a + 4;
+            if constexpr (EPILOGUE == GEMM_ROPE) {
+                float *a = &acc[j * 4], *b = a + 4;
 #pragma unroll
-            for (int i = 0; i < 2; i++) {
-                const float4 turn = turns[j + i]; /* (cos, sin) of two pairs */
-                const float low0 = a[i * 2] * turn.x - b[i * 2] * turn.y,
-                            low1 = a[i * 2 + 1] * turn.z - b[i * 2 + 1] * turn.w;
-                b[i * 2] = b[i * 2] * turn.x + a[i * 2] * turn.y;
-                b[i * 2 + 1] = b[i * 2 + 1] * turn.z + a[i * 2 + 1] * turn.w;
-                a[i * 2] = low0;
-                a[i * 2 + 1] = low1;
+                for (int i = 0; i < 2; i++) {
+                    const float4 turn = turns[j + i]; /* (cos, sin) of two pairs */
+                    const float low0 = a[i * 2] * turn.x - b[i * 2] * turn.y,
+                                low1 = a[i * 2 + 1] * turn.z - b[i * 2 + 1] * turn.w;
+                    b[i * 2] = b[i * 2] * turn.x + a[i * 2] * turn.y;
+                    b[i * 2 + 1] = b[i * 2 + 1] * turn.z + a[i * 2 + 1] * turn.w;
+                    a[i * 2] = low0;
+                    a[i * 2 + 1] = low1;
+                }
             }
-        }
 #pragma unroll
-        for (int f = 0; f < 2 && j + f < FRAGMENTS; f++) {
-            packed[f * 2] = pack_bf16(acc[(j + f) * 4], acc[(j + f) * 4 + 1]);
-            packed[f * 2 + 1] = pack_bf16(acc[(j + f) * 4 + 2], acc[(j + f) * 4 + 3]);
+            for (int f = 0; f < 2 && j + f < end; f++) {
+                packed[f * 2] = pack_bf16(acc[(j + f) * 4], acc[(j + f) * 4 + 1]);
+                packed[f * 2 + 1] = pack_bf16(acc[(j + f) * 4 + 2], acc[(j + f) * 4 + 3]);
+            }
+            if (j + 1 < end)
+                store_matrix_4(to + j * 16, packed);
+            else
+                store_matrix_2(to + j * 16, packed[0], packed[1]);
         }
-        if (j + 1 < FRAGMENTS)
-            store_matrix_4(to + j * 16, packed);
-        else
-            store_matrix_2(to + j * 16, packed[0], packed[1]);
-    }
-    __syncwarp();
-    const int rows = min(16, p.tokens - first_token);
+        __syncwarp();
 #pragma unroll
-    for (int first = 0; first < 16 * FRAGMENTS; first += 32) {
-        const int i = first + lane, row = i / FRAGMENTS;
-        int c = i - row * FRAGMENTS;
-        if constexpr (EPILOGUE == GEMM_ROPE) {
-            /* first the low halves of all pairs, then the high ones: both are contiguous in a head */
-            const bool high = c >= FRAGMENTS / 2;
-            c -= high ? FRAGMENTS / 2 : 0;
-            const uint4 v = rows_read_bits(staging + row * STRIDE + (c * 2 + high) * 16);
-            const int block = (p.first_feature + first_feature) / 16 + c, blocks = p.head_dim / 16;
-            const int head = block / blocks, d = (block - head * blocks) * 8 + (high ? p.head_dim / 2 : 0);
-            const size_t token = first_token + row;
-            bf16 *out = head < p.heads ? p.q + (token * p.heads + head) * p.head_dim
-                                       : (head == p.heads ? p.keys : p.values) + token * p.head_dim;
-            if (row < rows && first_feature + c * 16 < p.features) __stcg((uint4 *)(out + d), v);
-        } else {
-            const uint4 v = rows_read_bits(staging + row * STRIDE + c * 16);
-            if (row < rows && first_feature + c * 8 < p.features)
-                __stcg((uint4 *)(p.out + (size_t)(first_token + row) * p.out_stride + first_feature + c * 8), v);
+        for (int first = 0; first < 16 * count; first += 32) {
+            const int i = first + lane, row = i / count;
+            int c = i - row * count;
+            if constexpr (EPILOGUE == GEMM_ROPE) {
+                /* first the low halves of all pairs, then the high ones: both are contiguous in a head */
+                const bool high = c >= count / 2;
+                c -= high ? count / 2 : 0;
+                const uint4 v = rows_read_bits(staging + row * STRIDE + (begin + c * 2 + high) * 16);
+                const int block = (p.first_feature + first_feature) / 16 + begin / 2 + c, blocks = p.head_dim / 16;
+                const int head = block / blocks, d = (block - head * blocks) * 8 + (high ? p.head_dim / 2 : 0);
+                const size_t token = first_token + row;
+                bf16 *out = head < p.heads ? p.q + (token * p.heads + head) * p.head_dim
+                                           : (head == p.heads ? p.keys : p.values) + token * p.head_dim;
+                if (row < rows && first_feature + begin * 8 + c * 16 < p.features) __stcg((uint4 *)(out + d), v);
+            } else {
+                const uint4 v = rows_read_bits(staging + row * STRIDE + (begin + c) * 16);
+                if (row < rows && first_feature + (begin + c) * 8 < p.features)
+                    __stcg(
+                        (uint4 *)(p.out + (size_t)(first_token + row) * p.out_stride + first_feature + (begin + c) * 8),
+                        v);
+            }
         }
     }
 }
