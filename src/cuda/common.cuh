@@ -21,10 +21,10 @@ typedef __nv_bfloat16 bf16;
 __host__ __device__ constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
 __host__ __device__ constexpr int round_up(int a, int b) { return ceil_div(a, b) * b; }
 
-#if defined(PI0_HIP)
-#include "instructions_amd.cuh"
-#elif defined(PI0_EMULATOR)
+#if defined(PI0_EMULATOR)
 #include "instructions_emulated.cuh"
+#elif defined(PI0_HIP)
+#include "instructions_amd.cuh"
 #else
 #include "instructions_nvidia.cuh"
 #endif

@@ -4,7 +4,16 @@
 
 #include <cuda_runtime.h>
 
-#ifdef PI0_HIP
+#if defined(PI0_EMULATOR)
+/* tests/emulator; neither clusters nor overlapping launches are there. */
+template <typename... Parameters>
+static cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared_bytes, int, bool,
+                          cudaStream_t stream, Parameters... arguments) {
+    typedef emulator_bound<Parameters...> bound;
+    const bound body = {kernel, std::tuple<Parameters...>(arguments...)};
+    return emulator_launch((const void *)kernel, bound::call, &body, sizeof body, grid, threads, shared_bytes, stream);
+}
+#elif defined(PI0_HIP)
 /* Neither clusters nor overlapping launches are there. */
 template <typename... Parameters>
 static cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared_bytes, int, bool,

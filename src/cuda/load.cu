@@ -110,7 +110,7 @@ static void take_weights(device_arena *a, cuda_weights *w, const model_config *c
 /* ---- one tensor ---- */
 
 typedef struct loader {
-    const checkpoint *checkpoint;
+    const struct checkpoint *checkpoint;
     const backend_engine_options *options;
     cudaStream_t stream;
     unsigned char *pinned[PINNED];

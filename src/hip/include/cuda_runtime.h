@@ -11,7 +11,9 @@
 #include <stdint.h>
 
 #define PI0_HIP 1
+#ifndef PI0_EMULATOR /* which emulates NVIDIA's GPUs as well */
 #define PI0_AMD 1
+#endif
 
 /* ---- vectors ---- */
 

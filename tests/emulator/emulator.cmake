@@ -1,0 +1,44 @@
+# The kernels and the host code of src/cuda as C++ for the host, over an emulated GPU (emulator.h), once for each kind of
+# GPU that the kernels know. Not under sanitizers, which know no fibers. build/tests/pi0_emulated_KIND is the command `pi0` whose HIP backend that GPU is.
+if(NOT TARGET pi0 OR NOT CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64" OR PI0_SANITIZE)
+  return()
+endif()
+
+set(emulator_kernels attention attention_plain backend denoise_attention denoise_skinny elementwise gemm_portable
+    inference load session)
+list(TRANSFORM emulator_kernels PREPEND ${CMAKE_SOURCE_DIR}/src/cuda/)
+list(TRANSFORM emulator_kernels APPEND .cu)
+list(APPEND emulator_kernels ${CMAKE_SOURCE_DIR}/src/hip/device.cu)
+set_source_files_properties(${emulator_kernels} PROPERTIES LANGUAGE CXX)
+
+function(pi0_emulator kind)
+  add_library(emulated_${kind} OBJECT emulator/schedule.cc emulator/instructions.cc emulator/detect.cc
+              emulator/runtime.cc)
+  add_library(emulated_kernels_${kind} OBJECT ${emulator_kernels})
+  # the compiler's calls for its race detector, whose library is not linked: detect.cc has them
+  target_compile_options(emulated_kernels_${kind} PRIVATE -x c++ -fsanitize=thread -Wno-unknown-pragmas
+                         -Wno-unused-parameter -Wno-unused-variable $<$<CXX_COMPILER_ID:GNU>:-fno-extern-tls-init>)
+  foreach(target emulated_${kind} emulated_kernels_${kind})
+    target_include_directories(${target} PRIVATE emulator/include emulator ${CMAKE_SOURCE_DIR}/src
+                                                 ${CMAKE_SOURCE_DIR}/include)
+    target_compile_definitions(${target} PRIVATE PI0_EMULATOR ${ARGN})
+    target_compile_options(${target} PRIVATE -O2 -g1 -fno-strict-aliasing -fno-exceptions)
+  endforeach()
+  set_target_properties(emulated_kernels_${kind} PROPERTIES CXX_VISIBILITY_PRESET default) # names in problems
+  add_executable(pi0_emulated_${kind} ${CMAKE_SOURCE_DIR}/src/pi0.c $<TARGET_OBJECTS:pi0>
+                                      $<TARGET_OBJECTS:emulated_${kind}> $<TARGET_OBJECTS:emulated_kernels_${kind}>)
+  target_compile_definitions(pi0_emulated_${kind} PRIVATE PI0_WITH_HIP)
+  target_compile_options(pi0_emulated_${kind} PRIVATE -UPI0_WITH_CUDA)
+  pi0_link_test(pi0_emulated_${kind})
+  target_link_options(pi0_emulated_${kind} PRIVATE -rdynamic)
+  foreach(problem tiny_pi0 tiny_pi05)
+    set(name emulated_${kind}_${problem})
+    add_test(NAME ${name} COMMAND pi0_emulated_${kind} verify ${CMAKE_SOURCE_DIR}/tests/data/golden/${problem}.safetensors
+                                  --backend hip)
+    pi0_register_test(${name} emulator 600)
+  endforeach()
+endfunction()
+
+pi0_emulator(warp32)
+pi0_emulator(gfx942 PI0_AMD)
+pi0_emulator(gfx950 PI0_AMD PI0_GFX950)
