@@ -7,6 +7,11 @@
 # No library of AMD's is linked. The backend becomes one object that shows hip_backend and nothing else, so its names may
 # be the CUDA backend's.
 
+# Files of src/cuda that hold kernels for AMD; files that are host code alone. tests/emulator takes the same.
+set(PI0_HIP_KERNELS attention attention_plain denoise_attention denoise_skinny elementwise gemm_cublaslt
+                    gemm_portable)
+set(PI0_HIP_HOST backend cublaslt inference load session)
+
 set(PI0_HAVE_HIP OFF)
 if(NOT PI0_HIP)
   list(APPEND PI0_SUMMARY "HIP: off")
@@ -27,10 +32,6 @@ endforeach()
 set(PI0_HAVE_HIP ON)
 list(APPEND PI0_SUMMARY "HIP: on, for gfx942 gfx950")
 
-# files of src/cuda that hold kernels for AMD; files that are host code alone
-set(PI0_HIP_KERNELS attention attention_plain denoise_attention denoise_skinny elementwise gemm_cublaslt
-                    gemm_portable)
-set(PI0_HIP_HOST backend cublaslt inference load session)
 set(hip_flags -x hip -std=c++17 -O3 -nogpulib -nogpuinc -Wall -fvisibility=hidden -I${CMAKE_SOURCE_DIR}/src/hip/include
               -I${CMAKE_SOURCE_DIR}/src -I${CMAKE_SOURCE_DIR}/include)
 set(hip_folder ${CMAKE_BINARY_DIR}/hip)

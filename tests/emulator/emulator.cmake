@@ -1,11 +1,11 @@
 # The kernels and the host code of src/cuda as C++ for the host, over an emulated GPU (emulator.h), once for each kind of
-# GPU that the kernels know. Not under sanitizers, which know no fibers. build/tests/pi0_emulated_KIND is the command `pi0` whose HIP backend that GPU is.
+# GPU that the kernels know. Not under sanitizers, which know no fibers.
+# build/tests/pi0_emulated_KIND is the command `pi0` whose HIP backend that GPU is.
 if(NOT TARGET pi0 OR NOT CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64" OR PI0_SANITIZE)
   return()
 endif()
 
-set(emulator_kernels attention attention_plain backend denoise_attention denoise_skinny elementwise gemm_portable
-    inference load session)
+set(emulator_kernels ${PI0_HIP_KERNELS} ${PI0_HIP_HOST})
 list(TRANSFORM emulator_kernels PREPEND ${CMAKE_SOURCE_DIR}/src/cuda/)
 list(TRANSFORM emulator_kernels APPEND .cu)
 list(APPEND emulator_kernels ${CMAKE_SOURCE_DIR}/src/hip/device.cu)
