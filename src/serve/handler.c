@@ -173,6 +173,10 @@ void handler_run(handler *h, job *const *jobs, int count) {
     }
     pi0_status status = pi0_session_infer(h->session, h->observations, count, h->model_actions, &error);
     double infer_ms = clock_ms() - begin;
+    if (status != PI0_OK && count > 1) { /* one of them may be to blame: the others are not to suffer for it */
+        for (int i = 0; i < count; i++) handler_run(h, &jobs[i], 1);
+        return;
+    }
     pi0_timings timings = {.struct_size = sizeof timings};
     if (status == PI0_OK && pi0_session_timings(h->session, &timings, NULL) == PI0_OK)
         metrics_inference(h->options.metrics, &timings, count);

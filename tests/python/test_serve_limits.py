@@ -457,6 +457,29 @@ def test_json_logs():
 # ---- batches ----
 
 
+def test_an_engine_error_costs_only_its_own_request():
+    """Everything of this observation is masked out: it can be prepared, but not run. Its neighbours of the batch can."""
+    rng = np.random.default_rng(0)
+    good = {"state": rng.normal(size=32), "image": {"base_0_rgb": rng.integers(0, 256, (56, 56, 3), dtype=np.uint8)},
+            "tokenized_prompt": np.array([2, 5, 9])}
+    bad = good | {"image_mask": {"base_0_rgb": np.False_}, "tokenized_prompt_mask": np.zeros(3, bool)}
+    with Server("--batch", "3", "--batch-window-ms", "500", config=None) as server:
+        expected = server.policy().infer(good)["actions"]
+        sockets = [server.connect() for _ in range(3)]
+
+        def ask(i):
+            if i == 1:
+                return refusal(sockets[i], msgpack_numpy.packb(bad))
+            sockets[i].send(msgpack_numpy.packb(good))
+            return answer(sockets[i])["actions"]
+
+        first, (text, code, reason), last = in_threads(ask, range(3))
+        assert (code, reason) == (1011, CLOSE_REASON) and text.startswith("pi0: ")
+        assert np.allclose(first, expected, atol=1e-4) and np.allclose(last, expected, atol=1e-4)
+        assert server.metrics()['pi0_errors_total{kind="engine"}'] == 1
+        assert server.policy().infer(good)["actions"].shape == (10, 32)
+
+
 def test_batches_answer_as_if_alone():
     requests = [msgpack_numpy.packb(observation("pi0_aloha_sim", seed)) for seed in range(8)]
     with Server("--batch", "4", "--batch-window-ms", "200") as server:
