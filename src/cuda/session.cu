@@ -50,7 +50,8 @@ static void take_buffers(device_arena *a, backend_session *s) {
     s->patches = take_bf16(a, vit_rows * 2 * PATCH_K);
     s->vit_x = take_f32(a, vit_rows * c->vit.width);
     s->vit_operand = take_bf16(a, vit_rows * c->vit.width);
-    s->vit_stats = (float2 *)device_take(a, ((c->vit.width + GEMM_SLAB_LEAST - 1) / GEMM_SLAB_LEAST) * vit_rows, sizeof(float2));
+    s->vit_stats =
+        (float2 *)device_take(a, ((c->vit.width + GEMM_SLAB_LEAST - 1) / GEMM_SLAB_LEAST) * vit_rows, sizeof(float2));
     s->vit_qkv = take_bf16(a, vit_rows * 3 * inner);
     s->vit_attention = take_bf16(a, vit_rows * inner);
     s->vit_mlp = take_bf16(a, vit_rows * c->vit.mlp);
