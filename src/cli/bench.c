@@ -78,13 +78,23 @@ static pi0_status measure_sweep(bench *b, pi0_error *error) {
 static pi0_status measure_ceilings(bench *b, pi0_error *error) {
     bench_report *r = &b->report;
     for (int stage = 0; stage < PI0_STAGE_COUNT; stage++) r->stages[stage].floor_ms = NAN;
-    if (!bench_on_cpu(b)) return PI0_OK;
     ceilings_options options = ceilings_options_default(&r->config);
+    options.backend = r->engine.backend;
+    options.device = b->options->common.device;
     options.bf16 = r->engine.precision == PI0_PRECISION_BF16 && cpu_isa_best() >= CPU_ISA_AVX512_BF16;
     options.threads = b->options->common.threads;
     terminal_progress(NULL, "measuring this machine's ceilings", 0);
-    TRY(ceilings_measure(&r->ceilings, &options, error));
+    pi0_error why;
+    pi0_status status = ceilings_measure(&r->ceilings, &options, &why);
     terminal_progress_end();
+    if (status != PI0_OK && !bench_on_cpu(b)) { /* a GPU without cuBLASLt: figures without floors */
+        terminal_warning("no floors: %s", why.message);
+        return PI0_OK;
+    }
+    if (status != PI0_OK) {
+        if (error) *error = why;
+        return status;
+    }
     r->has_ceilings = true;
     int bytes = r->engine.weights_bytes > 3 * r->engine.parameters ? 4 : 2; /* float32 or bf16, for the most part */
     for (int stage = 0; stage < PI0_STAGE_COUNT; stage++)
@@ -146,7 +156,12 @@ static pi0_status bench_run(bench *b, pi0_error *error) {
                             .horizon = o->horizon,
                             .steps = o->num_steps};
     TRY(measure_latency(b, error));
-    if (o->profile || (o->html && r->engine.choices & PI0_CHOICE_TRACE)) TRY(bench_trace_run(b, error));
+    if (o->profile) TRY(bench_trace_run(b, error));
+    if (!o->profile && o->html && r->engine.choices & PI0_CHOICE_TRACE) {
+        pi0_error why;
+        pi0_status status = bench_trace_run(b, &why);
+        if (status != PI0_OK) terminal_warning("the page has no timeline: %s", why.message);
+    }
     TRY(measure_sweep(b, error));
     r->host_peak_bytes = memory_use_peak_bytes(&b->memory);
     if (o->ladder) TRY(bench_ladder_run(b, error));

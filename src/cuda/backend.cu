@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "device_trace.h"
 #include "engine.h"
 extern "C" {
 #include "base/memory.h"
@@ -125,6 +126,6 @@ const backend DEVICE_BACKEND_NAME = {
     cuda_session_close,
     cuda_infer,
     cuda_read,
-    PI0_CHOICE_GRAPH | PI0_CHOICE_GEMM | PI0_CHOICE_ATTENTION | PI0_CHOICE_FUSE_QKV,
+    PI0_CHOICE_GRAPH | PI0_CHOICE_GEMM | PI0_CHOICE_ATTENTION | PI0_CHOICE_FUSE_QKV | DEVICE_TRACE_CHOICE,
 };
 }

@@ -20,7 +20,50 @@ typedef struct sequence {
     int stage;
     bool profile, chained; /* chained: the last thing in the stream was a kernel, so the next may overlap it */
     cudaError_t status;
+    int step, layer;  /* for traces; -1: none */
+    launch_note note; /* what the next launch is */
+    int nodes;        /* of the graph before it */
 } sequence;
+
+/* For traces: what the next launch does. */
+static void describe(sequence *q, const char *name, double rows, double k, double n, double flops, double bytes) {
+    q->note.name = name;
+    q->note.rows = rows;
+    q->note.k = k;
+    q->note.n = n;
+    q->note.flops = flops;
+    q->note.bytes = bytes;
+}
+
+static void describe_product(sequence *q, const char *name, double rows, double k, double n) {
+    describe(q, name, rows, k, n, 2 * rows * k * n, 2 * (n * k + rows * k + rows * n));
+}
+
+static void note_launch(sequence *q) {
+    backend_session *s = q->s;
+    if (!s->trace) return;
+    if (s->note_count == s->note_capacity) {
+        q->status = cudaErrorMemoryAllocation;
+        return;
+    }
+    q->note.stage = q->stage;
+    q->note.step = q->step;
+    q->note.layer = q->layer;
+    q->nodes = device_trace_nodes(s->stream);
+    if (!q->nodes) device_trace_launch(s->trace, s->note_count);
+}
+
+static void note_launched(sequence *q) {
+    backend_session *s = q->s;
+    if (!s->trace || s->note_count == s->note_capacity) return;
+    if (q->nodes)
+        q->note.records = device_trace_nodes(s->stream) - q->nodes;
+    else
+        device_trace_launched(s->trace);
+    s->notes[s->note_count++] = q->note;
+    memset(&q->note, 0, sizeof q->note);
+    q->note.name = "kernel";
+}
 
 static void mark(sequence *q, int op) {
     backend_session *s = q->s;
@@ -36,7 +79,9 @@ static void mark(sequence *q, int op) {
         if ((q)->status == cudaSuccess) {                                                                              \
             const bool dependent = (q)->chained && !(q)->profile && (q)->s->engine->overlap;                           \
             (void)dependent;                                                                                           \
-            (q)->status = (call);                                                                                      \
+            note_launch(q);                                                                                            \
+            if ((q)->status == cudaSuccess) (q)->status = (call);                                                      \
+            note_launched(q);                                                                                          \
             (q)->chained = true;                                                                                       \
             mark(q, op);                                                                                               \
         }                                                                                                              \
@@ -55,6 +100,7 @@ static int slabs_of(int width) { return (width + GEMM_SLAB - 1) / GEMM_SLAB; }
 /* A stage begins: events are nodes of the graph too. */
 static void begin_stage(sequence *q, int stage, int event) {
     q->stage = stage;
+    q->step = q->layer = -1;
     q->chained = false;
     if (q->status != cudaSuccess) return;
     cudaStreamCaptureStatus capturing = cudaStreamCaptureStatusNone;
@@ -65,10 +111,31 @@ static void begin_stage(sequence *q, int stage, int event) {
                                                                                         : cudaEventRecordDefault);
 }
 
+static void copy(sequence *q, const char *name, void *to, const void *from, size_t bytes, cudaMemcpyKind kind) {
+    if (q->status != cudaSuccess) return;
+    describe(q, name, 0, 0, 0, 0, 0);
+    note_launch(q);
+    if (q->status == cudaSuccess) q->status = cudaMemcpyAsync(to, from, bytes, kind, q->s->stream);
+    note_launched(q);
+    q->chained = false;
+}
+
+static const char *product_name(const sequence *q, gemm_epilogue epilogue, const gemm_problem *p) {
+    const bool vit = q->stage == PI0_STAGE_VIT;
+    if (epilogue == GEMM_GELU) return "fc1";
+    if (epilogue == GEMM_GATED) return "gate_up";
+    if (epilogue != GEMM_RESIDUAL) return "qkv";
+    if (q->layer < 0) return p->layer_norm ? "projector_linear" : "patches_linear";
+    const model_config *c = &q->s->engine->config;
+    if (p->k == (vit ? c->vit.mlp : c->language.mlp)) return vit ? "fc2" : "down";
+    return vit ? "out_proj" : "o_proj";
+}
+
 /* Returns how many row sums a residual product writes for each row. */
 static int launch_product(sequence *q, gemm_epilogue epilogue, const gemm_problem *p) {
     backend_session *s = q->s;
     backend_engine *e = s->engine;
+    describe_product(q, product_name(q, epilogue, p), p->tokens, p->k, p->features);
     if (e->blas) {
         LAUNCH(q, PI0_OP_GEMM, gemm_cublaslt_launch(e->blas, epilogue, p, s->sums, s->blas_workspace, s->stream));
         return slabs_of(p->features);
@@ -120,6 +187,9 @@ static int product(sequence *q, gemm_epilogue epilogue, gemm_problem *p) {
 static void attention(sequence *q, const attention_problem *p, int tokens) {
     backend_session *s = q->s;
     if (q->status != cudaSuccess) return;
+    const double width = (double)p->heads * p->head_dim, queries = (double)tokens * p->group;
+    describe(q, "attention", tokens, p->length, width * p->group, 4 * queries * p->length * width,
+             4 * (queries + tokens) * width);
     if (s->engine->plain_attention) {
         LAUNCH(q, PI0_OP_ATTENTION, attention_plain_launch(p, dependent, s->stream));
     } else if (s->engine->hopper && p->head_dim == 256 && p->heads == 1) {
@@ -152,6 +222,7 @@ static void run_vit(sequence *q) {
     patches.patch = c->patch_size;
     patches.parts = parts;
     patches.out = s->patches;
+    describe(q, "patches", rows, 0, 0, 0, 0);
     LAUNCH(q, PI0_OP_OTHER, patches_launch(&patches, dependent, s->stream));
 
     gemm_problem p = {};
@@ -173,6 +244,7 @@ static void run_vit(sequence *q) {
     int slabs = product(q, GEMM_RESIDUAL, &p);
 
     for (int i = 0; i < c->layers; i++) {
+        q->layer = i;
         const cuda_vit_layer *l = &w->vit[i];
         gemm_problem norm = {}; /* input: LayerNorm of x */
         norm.input = s->vit_operand;
@@ -241,6 +313,7 @@ static void run_vit(sequence *q) {
         slabs = product(q, GEMM_RESIDUAL, &p);
     }
 
+    q->layer = -1;
     gemm_problem projector = {};
     projector.weights = w->projector;
     projector.input = s->vit_operand;
@@ -284,14 +357,13 @@ static void run_prefill(sequence *q) {
         text.gain = w->language[0].gain1;
         text.stats = s->stats;
         text.stats_stride = s->max_rows;
+        describe(q, "text_embedding", q->key->text, 0, width, 0, 4.0 * q->key->text * width);
         LAUNCH(q, PI0_OP_OTHER, text_launch(&text, dependent, s->stream));
     }
-    if (s->options.record && q->status == cudaSuccess) {
-        q->status = cudaMemcpyAsync(s->record_embeddings, s->x, (size_t)rows * width * sizeof(float),
-                                    cudaMemcpyDeviceToDevice, s->stream);
-        q->chained = false;
-    }
+    if (s->options.record)
+        copy(q, "record", s->record_embeddings, s->x, (size_t)rows * width * sizeof(float), cudaMemcpyDeviceToDevice);
     for (int i = 0; i < c->layers; i++) {
+        q->layer = i;
         const cuda_gemma_layer *l = &w->language[i];
         const bool last = i == c->layers - 1;
         const size_t cache = (size_t)i * s->max_rows * c->head_dim;
@@ -402,6 +474,12 @@ static int suffix_split(const sequence *q, suffix_attention_problem *a) {
     return split;
 }
 
+static void describe_skinny(sequence *q, skinny_epilogue epilogue, const skinny_problem *p) {
+    static const char *const names[] = {"qkv", "gate_up", "o_proj", "action_time_mlp"};
+    const bool down = epilogue == SKINNY_RESIDUAL && p->weights_k == q->s->engine->config.expert.mlp;
+    describe_product(q, down ? "down" : names[epilogue], p->rows, p->weights_k, p->features);
+}
+
 /* Queries, keys and values of a step one after the other. */
 static void separate_suffix_products(sequence *q, const skinny_problem *p) {
     for (int i = 0; i < 3; i++) {
@@ -411,6 +489,7 @@ static void separate_suffix_products(sequence *q, const skinny_problem *p) {
         part.features = (i ? 1 : p->heads) * p->head_dim;
         part.weights += (size_t)first * p->weights_k;
         if (part.shift) part.shift += first;
+        describe_skinny(q, SKINNY_QKV, &part);
         LAUNCH(q, PI0_OP_GEMM, skinny_launch(SKINNY_QKV, 2, &part, dependent, q->s->stream));
     }
 }
@@ -425,6 +504,7 @@ static bool wide_steps(const backend_engine *e) {
 /* One product of a step; tiles: those of the skinny kernel. */
 static void run_product(sequence *q, skinny_epilogue epilogue, int tiles, const skinny_problem *p) {
     const backend_session *s = q->s;
+    describe_skinny(q, epilogue, p);
     if (wide_steps(s->engine))
         LAUNCH(q, PI0_OP_GEMM, wide_launch(epilogue, p, s->engine->encode, dependent, s->stream));
     else
@@ -476,6 +556,7 @@ static void run_step(sequence *q, int step) {
         run_product(q, SKINNY_TOKENS, e->hopper ? 2 : 1, &p);
     }
     for (int i = 0; i < c->layers; i++) {
+        q->layer = i;
         const cuda_gemma_layer *l = &w->expert[i];
         const size_t suffix = (size_t)i * q->s->options.max_batch * s->slots * c->head_dim;
         const norm_vectors norm1 = norm_at(s, l->gain1, 2 * i, step), norm2 = norm_at(s, l->gain2, 2 * i + 1, step);
@@ -523,6 +604,8 @@ static void run_step(sequence *q, int step) {
         a.state_rows = state_rows;
         a.scale = 1.0f / sqrtf((float)c->head_dim);
         const int split = suffix_split(q, &a), most_keys = q->key->longest + s->slots;
+        describe(q, "attention", rows, most_keys, queries, 4.0 * rows * most_keys * queries,
+                 4.0 * q->key->batch * most_keys * c->head_dim);
         if (e->plain_attention)
             LAUNCH(q, PI0_OP_ATTENTION, suffix_attention_plain_launch(&a, most_keys, dependent, s->stream));
         else if (wide)
@@ -615,6 +698,8 @@ static void run_heads(sequence *q, int step) {
     }
     /* the first call stands between prefill and steps as a full barrier: steps fetch keys before they wait */
     if (step < 0) q->chained = false;
+    q->layer = -1;
+    describe(q, "heads", rows, 0, 0, 0, 0);
     LAUNCH(q, PI0_OP_OTHER, heads_launch(&p, dependent, s->stream));
 }
 
@@ -675,11 +760,18 @@ static void run_steps(sequence *q) {
     p.exchange = s->exchange;
     p.inflight = 2;
     q->chained = false;
+    const gemma_config *c = &e->config.expert;
+    const double layer = (double)width * (2 * (c->heads + 1) * c->head_dim + 3 * c->mlp) * p.layer_count,
+                 keys = (double)p.layer_count * (p.prefix + p.horizon) * c->head_dim;
+    describe(q, "steps", p.horizon, 0, 0, p.steps * (2 * p.horizon * layer + 4 * p.horizon * keys * c->heads),
+             p.steps * (2 * layer + 4 * keys));
+    q->note.parts = p.steps;
     LAUNCH(q, PI0_OP_GEMM, stream_launch(&p, s->stream));
 }
 
 extern "C" pi0_status inference_launch(backend_session *s, const graph_key *key, bool profile, pi0_error *error) {
-    sequence q = {s, key, PI0_STAGE_OTHER, profile, false, cudaSuccess};
+    sequence q = {s, key, PI0_STAGE_OTHER, profile, false, cudaSuccess, -1, -1, {}, 0};
+    s->note_count = 0;
     s->marks_used = 0;
     const vit_config *vit = &s->engine->config.vit;
     const size_t image_bytes = (size_t)vit->image_size * vit->image_size * 3 * (key->float_images ? 4 : 1);
@@ -687,11 +779,9 @@ extern "C" pi0_status inference_launch(backend_session *s, const graph_key *key,
 
     begin_stage(&q, PI0_STAGE_OTHER, 0);
     mark(&q, PI0_OP_OTHER);
-    if (q.status == cudaSuccess)
-        q.status = cudaMemcpyAsync(s->device.tokens, s->host.tokens, s->input_bytes + key->images * image_bytes,
-                                   cudaMemcpyHostToDevice, s->stream);
-    if (q.status == cudaSuccess)
-        q.status = cudaMemcpyAsync(s->actions, s->device.noise, noise, cudaMemcpyDeviceToDevice, s->stream);
+    copy(&q, "input", s->device.tokens, s->host.tokens, s->input_bytes + key->images * image_bytes,
+         cudaMemcpyHostToDevice);
+    copy(&q, "noise", s->actions, s->device.noise, noise, cudaMemcpyDeviceToDevice);
     mark(&q, PI0_OP_OTHER);
     begin_stage(&q, PI0_STAGE_VIT, 1);
     run_vit(&q);
@@ -703,16 +793,16 @@ extern "C" pi0_status inference_launch(backend_session *s, const graph_key *key,
     } else {
         run_heads(&q, -1);
         for (int step = 0; step < s->options.num_steps; step++) {
+            q.step = step;
             run_step(&q, step);
             run_heads(&q, step);
         }
     }
     begin_stage(&q, PI0_STAGE_OTHER, 4);
-    if (q.status == cudaSuccess)
-        q.status = cudaMemcpyAsync(s->host_actions,
-                                   s->actions + (size_t)s->options.num_steps * s->options.max_batch *
-                                                    s->options.horizon * s->engine->config.action_dim,
-                                   noise, cudaMemcpyDeviceToHost, s->stream);
+    copy(&q, "actions", s->host_actions,
+         s->actions +
+             (size_t)s->options.num_steps * s->options.max_batch * s->options.horizon * s->engine->config.action_dim,
+         noise, cudaMemcpyDeviceToHost);
     mark(&q, PI0_OP_OTHER);
     CUDA_TRY(q.status);
     return PI0_OK;

@@ -115,6 +115,8 @@ extern "C" void cuda_session_close(backend_session *s) {
     if (s->device_memory) cudaFree(s->device_memory);
     if (s->host_memory) cudaFreeHost(s->host_memory);
     if (s->stream) cudaStreamDestroy(s->stream);
+    device_trace_close(&s->trace);
+    memory_release(s->notes);
     memory_release(s->last_starts);
     memory_release(s->marks);
     memory_release(s->mark_stage);
@@ -133,6 +135,15 @@ static pi0_status open_profile(backend_session *s, pi0_error *error) {
         return error_memory(error, s->marks_capacity * sizeof *s->marks, "profiling events");
     for (int i = 0; i < s->marks_capacity; i++) CUDA_TRY(cudaEventCreate(&s->marks[i]));
     return PI0_OK;
+}
+
+static pi0_status open_trace(backend_session *s, pi0_error *error) {
+    const model_config *c = &s->engine->config;
+    s->note_capacity =
+        16 + 7 * (c->vit.layers + c->language.layers) + (s->options.num_steps + 1) * (7 * c->expert.layers + 4);
+    s->notes = (launch_note *)memory_zeroed(s->note_capacity, sizeof *s->notes);
+    if (!s->notes) return error_memory(error, s->note_capacity * sizeof *s->notes, "a trace's launches");
+    return device_trace_open(&s->trace, error);
 }
 
 static pi0_status open_buffers(backend_session *s, pi0_error *error) {
@@ -187,6 +198,7 @@ static pi0_status open_session(backend_session *s, pi0_error *error) {
     CUDA_TRY(cudaStreamCreateWithFlags(&s->stream, cudaStreamNonBlocking));
     for (int i = 0; i < SESSION_EVENTS; i++) CUDA_TRY(cudaEventCreate(&s->events[i]));
     if (o->profile) TRY(open_profile(s, error));
+    if (o->trace) TRY(open_trace(s, error));
     TRY(open_buffers(s, error));
     return inference_schedule(s, error);
 }
@@ -286,7 +298,9 @@ static pi0_status find_graph(backend_session *s, const graph_key *key, cudaGraph
     graph_entry *oldest = &s->graphs[0];
     for (int i = 0; i < SESSION_GRAPHS; i++) {
         graph_entry *entry = &s->graphs[i];
-        if (entry->graph && memcmp(&entry->key, key, sizeof *key) == 0) {
+        /* a traced graph's notes are kept for one graph only */
+        if (entry->graph && memcmp(&entry->key, key, sizeof *key) == 0 &&
+            (!s->trace || memcmp(&s->notes_key, key, sizeof *key) == 0)) {
             entry->used = ++s->clock;
             *graph = entry->graph;
             return PI0_OK;
@@ -296,7 +310,7 @@ static pi0_status find_graph(backend_session *s, const graph_key *key, cudaGraph
     if (oldest->graph) cudaGraphExecDestroy(oldest->graph);
     memset(oldest, 0, sizeof *oldest);
     TRY(capture(s, key, &oldest->graph, error));
-    oldest->key = *key;
+    oldest->key = s->notes_key = *key;
     oldest->used = ++s->clock;
     *graph = oldest->graph;
     return PI0_OK;
@@ -327,6 +341,7 @@ extern "C" pi0_status cuda_infer(backend_session *s, const backend_input *inputs
                                  pi0_timings *timings, pi0_error *error) {
     const double begin = clock_ms();
     TRY(engine_use_device(s->engine, error));
+    if (s->trace) device_trace_begin(s->trace);
     const graph_key key = take_inputs(s, inputs, batch);
     if (s->options.graph && !s->options.profile) {
         cudaGraphExec_t graph;
@@ -336,6 +351,8 @@ extern "C" pi0_status cuda_infer(backend_session *s, const backend_input *inputs
         TRY(inference_launch(s, &key, s->options.profile, error));
     }
     CUDA_TRY(cudaStreamSynchronize(s->stream));
+    if (s->trace)
+        TRY(device_trace_end(s->trace, s->notes, s->note_count, s->options.trace, s->options.trace_user, error));
     memcpy(actions, s->host_actions, (size_t)batch * s->options.horizon * s->engine->config.action_dim * sizeof(float));
     s->last = key;
     TRY(read_timings(s, timings, error));

@@ -4,6 +4,7 @@
 
 #include "attention.h"
 #include "denoise.h"
+#include "device_trace.h"
 #include "elementwise.h"
 #include "engine.h"
 #include "gemm.h"
@@ -88,6 +89,11 @@ struct backend_session {
     cudaEvent_t *marks;
     int *mark_stage, *mark_op;
     int marks_used, marks_capacity;
+
+    device_trace *trace; /* NULL: none is asked for */
+    launch_note *notes;  /* of the launches of the last inference, or of the graph of notes_key */
+    int note_count, note_capacity;
+    graph_key notes_key;
 };
 
 #ifdef __cplusplus

@@ -12,6 +12,9 @@
 #include "base/clock.h"
 #include "base/memory.h"
 #include "cpu/ops.h"
+#ifdef PI0_WITH_CUDA
+#include "cuda/ceilings.h"
+#endif
 
 enum { PRODUCT_ROUNDS = 3, READ_ROUNDS = 5 };
 
@@ -218,8 +221,25 @@ static pi0_status measure_reading(ceilings *result, const ceilings_options *o, i
     return PI0_OK;
 }
 
+/* PI0_ERROR_UNSUPPORTED for a GPU that nothing here measures. */
+static pi0_status measure_gpu(ceilings *result, const ceilings_options *o, pi0_error *error) {
+#ifdef PI0_WITH_CUDA
+    if (o->backend == PI0_BACKEND_CUDA) {
+        TRY(cuda_ceilings(o->device, o->rows, o->columns, o->outputs, o->read_bytes, &result->product_flops,
+                          &result->read_bytes, error));
+        snprintf(result->product, sizeof result->product, "cuBLASLt bf16 %dx%dx%d", o->rows, o->columns, o->outputs);
+        return PI0_OK;
+    }
+#endif
+    (void)result;
+    (void)o;
+    return error_set(error, PI0_ERROR_UNSUPPORTED, "the ceilings of this backend's devices are not measured");
+}
+
 pi0_status ceilings_measure(ceilings *result, const ceilings_options *options, pi0_error *error) {
     *result = (ceilings){0};
+    if (options->backend != PI0_BACKEND_AUTO && options->backend != PI0_BACKEND_CPU)
+        return measure_gpu(result, options, error);
     int before = omp_get_max_threads(), threads = options->threads > 0 ? options->threads : before;
     omp_set_num_threads(threads);
     pi0_status status = measure_product(result, options, error);

@@ -10,6 +10,8 @@
 #include "profile/flops.h"
 
 typedef struct ceilings_options {
+    pi0_backend backend;        /* whose device: AUTO and CPU: the processor; CUDA */
+    int device;                 /* of a GPU */
     bool bf16;                  /* products of bf16 numbers (where the CPU has them), else float32 */
     int threads;                /* 0: all */
     int rows, columns, outputs; /* of the product: [rows, columns] x [outputs, columns]^T */

@@ -201,6 +201,19 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t, enum cudaStreamCaptureStatus *st
     *status = capturing ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
     return cudaSuccess;
 }
+cudaError_t cudaStreamGetCaptureInfo(cudaStream_t, enum cudaStreamCaptureStatus *status, unsigned long long *,
+                                     cudaGraph_t *graph, const cudaGraphNode_t **, const cudaGraphEdgeData **,
+                                     size_t *) {
+    *graph = NULL;
+    STEP();
+    *status = capturing ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+    return cudaSuccess;
+}
+cudaError_t cudaGraphGetNodes(cudaGraph_t, cudaGraphNode_t *, size_t *count) {
+    *count = 0;
+    STEP();
+    return cudaSuccess;
+}
 cudaError_t cudaEventCreate(cudaEvent_t *event) {
     *event = NULL;
     STEP();

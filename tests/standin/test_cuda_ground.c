@@ -189,6 +189,35 @@ static void test_too_little_memory(void **state) {
     assert_cpu_works(PI0_BACKEND_CPU);
 }
 
+static void ignore_event(void *user, const pi0_trace_event *event) {
+    (void)user;
+    (void)event;
+}
+
+/* Without a GPU CUPTI refuses, or is not there: a message, nothing left behind, and the engine goes on. */
+static void test_no_trace(void **state) {
+    (void)state;
+    standin_reset();
+    pi0_engine *engine = NULL;
+    pi0_error error = {0};
+    assert_int_equal(open_cuda(&engine, &error), PI0_OK);
+    pi0_session_options o;
+    pi0_session_options_default(&o, engine);
+    o.num_steps = 1;
+    o.trace = ignore_event;
+    pi0_session *session = NULL;
+    const size_t before = standin.live_bytes;
+    assert_int_equal(pi0_session_open(&session, engine, &o, &error), PI0_ERROR_UNSUPPORTED);
+    assert_null(session);
+    assert_non_null(strstr(error.message, "no traces here"));
+    assert_int_equal(standin.live_bytes, before);
+    o.trace = NULL;
+    assert_int_equal(pi0_session_open(&session, engine, &o, &error), PI0_OK);
+    pi0_session_close(&session);
+    pi0_engine_close(&engine);
+    assert_int_equal(standin.live, 0);
+}
+
 static int cancel(void *user, const char *what, double fraction) {
     (void)user;
     (void)what;
@@ -390,6 +419,7 @@ int main(void) {
         cmocka_unit_test(test_old_card),
         cmocka_unit_test(test_device_number),
         cmocka_unit_test(test_too_little_memory),
+        cmocka_unit_test(test_no_trace),
         cmocka_unit_test(test_cancelled_load),
         cmocka_unit_test(test_failing_calls),
         cmocka_unit_test(test_lost_device),
