@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { MAX_VALUES = 16 };
+enum { MAX_VALUES = 16, MAX_THREADS = 32 };
 
 static int by_start(const void *a, const void *b) {
     const launch_record *left = a, *right = b;
@@ -197,15 +197,24 @@ static void tell_device(const launch_trace *t) {
     tell(t, PI0_TRACE_INFERENCE, "inference", all.stream, first, last, UINT64_MAX, NULL);
 }
 
+/* Threads come with large numbers of the system's: here they count from 0 in the order in which they call. */
+static int thread_index(int *threads, int *count, int thread) {
+    for (int i = 0; i < *count; i++)
+        if (threads[i] == thread) return i;
+    if (*count == MAX_THREADS) return MAX_THREADS - 1;
+    threads[*count] = thread;
+    return (*count)++;
+}
+
 static void tell_calls(const launch_trace *t) {
-    int thread = 0;
+    int threads[MAX_THREADS], count = 0;
+    tell(t, PI0_TRACE_API, "pi0_session_infer", 0, t->begin_ns, t->end_ns, UINT64_MAX, NULL);
     for (int i = 0; i < t->record_count; i++) {
         const launch_record *r = &t->records[i];
         if (r->kind != LAUNCH_CALL || r->start_ns < t->begin_ns || r->end_ns > t->end_ns) continue;
-        thread = r->thread;
-        tell(t, PI0_TRACE_API, r->name ? r->name : "call", r->thread, r->start_ns, r->end_ns, r->correlation, NULL);
+        tell(t, PI0_TRACE_API, r->name ? r->name : "call", thread_index(threads, &count, r->thread), r->start_ns,
+             r->end_ns, r->correlation, NULL);
     }
-    tell(t, PI0_TRACE_API, "pi0_session_infer", thread, t->begin_ns, t->end_ns, UINT64_MAX, NULL);
 }
 
 pi0_status launch_trace_tell(launch_trace *t, pi0_error *error) {
