@@ -15,7 +15,7 @@ extern "C" {
 
 typedef struct device_trace device_trace;
 
-#ifdef __HIP__
+#ifdef PI0_HIP
 #define DEVICE_TRACE_CHOICE 0
 static inline pi0_status device_trace_open(device_trace **trace, pi0_error *error) {
     *trace = NULL;
