@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(WIDE * 128, BLOCKS)
     gemm_portable(const __grid_constant__ gemm_problem p, int tiles_m, int tiles_n, int k_blocks) {
     using tile = portable_tile<WIDE, GROUPS, BN, STAGES>;
     extern __shared__ __align__(128) uint8_t shared_raw[];
-    const int thread = threadIdx.x, group = thread / 128;
+    const int thread = threadIdx.x;
     const int band = blockIdx.x / (BAND * tiles_m), in_band = blockIdx.x % (BAND * tiles_m);
     const int width = min(BAND, tiles_n - band * BAND);
     const int first_feature = in_band / width * tile::FEATURES;
@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(WIDE * 128, BLOCKS)
     multiply_blocks<WIDE, GROUPS, BN, BK>(acc, p, first_feature, first_token, first_block, blocks, memory, thread);
 #else
     constexpr int STEPS = BK / 16, PAIRS = BN / 16;
-    const int warp = thread / 32 % 4, lane = thread % 32;
+    const int group = thread / 128, warp = thread / 32 % 4, lane = thread % 32;
     /* a thread copies one piece of every ROWS_AT_ONCE-th row, features first */
     constexpr int ROWS_AT_ONCE = tile::THREADS / CHUNKS, FEATURE_PARTS = tile::FEATURES / ROWS_AT_ONCE,
                   PARTS = FEATURE_PARTS + tile::TOKENS / ROWS_AT_ONCE;
