@@ -28,13 +28,20 @@ function(pi0_emulator kind)
     target_compile_definitions(${target} PRIVATE PI0_EMULATOR ${ARGN})
     target_compile_options(${target} PRIVATE -O2 -g1 -fno-exceptions)
   endforeach()
-  set_target_properties(emulated_kernels_${kind} PROPERTIES CXX_VISIBILITY_PRESET default) # names in problems
-  add_executable(pi0_emulated_${kind} ${CMAKE_SOURCE_DIR}/src/pi0.c $<TARGET_OBJECTS:pi0>
-                                      $<TARGET_OBJECTS:emulated_${kind}> $<TARGET_OBJECTS:emulated_kernels_${kind}>)
+  # one object that shows hip_backend and nothing else: its names are those of CUDA's backend and run-time library
+  set(object ${CMAKE_CURRENT_BINARY_DIR}/emulated_${kind}.o)
+  add_custom_command(OUTPUT ${object}
+    COMMAND ${CMAKE_LINKER} -r --force-group-allocation -o ${object} $<TARGET_OBJECTS:emulated_${kind}>
+            $<TARGET_OBJECTS:emulated_kernels_${kind}>
+    COMMAND ${CMAKE_OBJCOPY} --keep-global-symbol=hip_backend ${object}
+    DEPENDS emulated_${kind} emulated_kernels_${kind} $<TARGET_OBJECTS:emulated_${kind}>
+            $<TARGET_OBJECTS:emulated_kernels_${kind}> COMMAND_EXPAND_LISTS VERBATIM
+    COMMENT "Joining the emulated backend, ${kind}")
+  set_source_files_properties(${object} PROPERTIES EXTERNAL_OBJECT ON GENERATED ON)
+  add_executable(pi0_emulated_${kind} ${CMAKE_SOURCE_DIR}/src/pi0.c $<TARGET_OBJECTS:pi0> ${object})
   target_compile_definitions(pi0_emulated_${kind} PRIVATE PI0_WITH_HIP)
   target_compile_options(pi0_emulated_${kind} PRIVATE -UPI0_WITH_CUDA)
   pi0_link_test(pi0_emulated_${kind})
-  target_link_options(pi0_emulated_${kind} PRIVATE -rdynamic)
   if(CMOCKA_FOUND)
     add_executable(test_emulator_${kind} emulator/test_emulator.cu $<TARGET_OBJECTS:emulated_${kind}>)
     target_compile_options(test_emulator_${kind} PRIVATE ${emulated_options})

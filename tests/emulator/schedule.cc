@@ -62,14 +62,19 @@ void problem_report(machine *m, const char *format, ...) {
     {
         std::lock_guard<std::mutex> guard(problem_lock);
         if (!problem[0]) {
-            char text[400];
+            char text[300];
             va_list arguments;
             va_start(arguments, format);
             vsnprintf(text, sizeof text, format, arguments);
             va_end(arguments);
-            Dl_info info;
-            const char *name = dladdr(m->work->kernel, &info) && info.dli_sname ? info.dli_sname : "?";
-            snprintf(problem, sizeof problem, "%s; block %d, thread %d of %.150s", text, m->block,
+            Dl_info info = {};
+            char name[200];
+            if (dladdr(m->work->kernel, &info) && info.dli_sname)
+                snprintf(name, sizeof name, "%.199s", info.dli_sname);
+            else /* a name that the program does not show: addr2line -f -e PROGRAM ADDRESS */
+                snprintf(name, sizeof name, "the kernel at %#zx",
+                         (size_t)((const char *)m->work->kernel - (const char *)info.dli_fbase));
+            snprintf(problem, sizeof problem, "%.299s; block %d, thread %d of %.199s", text, m->block,
                      m->now ? m->now->thread : -1, name);
         }
     }
