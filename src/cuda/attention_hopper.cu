@@ -12,6 +12,7 @@
 #include "attention.h"
 #include "common.cuh"
 #include "launch.cuh"
+#include "tensor_map.cuh"
 #include "wgmma.cuh"
 
 enum { ROWS = 128, KEYS = 80, HEAD_DIM = 256, STAGES = 2 };
@@ -56,24 +57,19 @@ __global__ void __launch_bounds__(384, 1)
         asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
         if (threadIdx.x == 32) prefetch_share(p.next_weights, p.next_bytes, blockIdx.x, gridDim.x);
         if (threadIdx.x == 0 && blocks > 0) {
-            auto load = [](uint32_t to, const CUtensorMap *map, int column, int row, uint64_t *barrier) {
-                asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes "
-                             "[%0], [%1, {%2, %3}], [%4];" ::"r"(to),
-                             "l"(map), "r"(column), "r"(row), "r"(shared_address(barrier))
-                             : "memory");
-            };
             mbarrier_expect(q_full, Q_BYTES);
-            for (int i = 0; i < 4; i++) load(q_at + i * Q_PART, &q_map, i * 64, start * p.group + first_row, q_full);
+            for (int i = 0; i < 4; i++)
+                tma_load(q_at + i * Q_PART, &q_map, i * 64, start * p.group + first_row, q_full);
             for (int n = 0; n < blocks; n++) {
                 const int stage = n % STAGES, key = start + first_key + n * KEYS;
                 if (n >= STAGES) mbarrier_wait(&k_empty[stage], (n / STAGES - 1) & 1);
                 mbarrier_expect(&k_full[stage], K_BYTES);
                 for (int i = 0; i < 4; i++)
-                    load(k_at + stage * K_BYTES + i * K_PART, &k_map, i * 64, key, &k_full[stage]);
+                    tma_load(k_at + stage * K_BYTES + i * K_PART, &k_map, i * 64, key, &k_full[stage]);
                 if (n >= STAGES) mbarrier_wait(&v_empty[stage], (n / STAGES - 1) & 1);
                 mbarrier_expect(&v_full[stage], K_BYTES);
                 for (int i = 0; i < 4; i++)
-                    load(v_at + stage * K_BYTES + i * K_PART, &v_map, i * 64, key, &v_full[stage]);
+                    tma_load(v_at + stage * K_BYTES + i * K_PART, &v_map, i * 64, key, &v_full[stage]);
             }
         }
         __syncwarp();
@@ -194,30 +190,17 @@ __global__ void __launch_bounds__(384, 1)
 #endif
 }
 
-typedef CUresult (*encode_function)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *,
-                                    const cuuint64_t *, const cuuint32_t *, const cuuint32_t *, CUtensorMapInterleave,
-                                    CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
-
-static bool encode_rows(CUtensorMap *map, void *encode, const void *base, int64_t rows, int stride, int box_rows) {
-    cuuint64_t sizes[2] = {HEAD_DIM, (cuuint64_t)rows}, strides[1] = {(cuuint64_t)stride * 2};
-    cuuint32_t box[2] = {64, (cuuint32_t)box_rows}, steps[2] = {1, 1};
-    return ((encode_function)encode)(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)base, sizes, strides, box, steps,
-                                     CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                                     CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                                     CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
-}
-
 extern "C" cudaError_t attention_hopper_plan(attention_plan *plan, const attention_problem *p, int tokens,
                                              void *encode) {
     plan->problem = *p;
     cudaError_t status =
         cudaFuncSetAttribute(attention_hopper_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED_BYTES);
     if (status != cudaSuccess) return status;
-    return encode_rows(&plan->q_map, encode, p->q, (int64_t)tokens * p->group, p->q_stride, ROWS) &&
-                   encode_rows(&plan->k_map, encode, p->k, tokens, p->kv_stride, KEYS) &&
-                   encode_rows(&plan->v_map, encode, p->v, tokens, p->kv_stride, KEYS)
-               ? cudaSuccess
-               : cudaErrorInvalidValue;
+    status = tensor_map_encode(&plan->q_map, encode, p->q, (int64_t)tokens * p->group, HEAD_DIM, p->q_stride, ROWS);
+    if (status == cudaSuccess)
+        status = tensor_map_encode(&plan->k_map, encode, p->k, tokens, HEAD_DIM, p->kv_stride, KEYS);
+    if (status != cudaSuccess) return status;
+    return tensor_map_encode(&plan->v_map, encode, p->v, tokens, HEAD_DIM, p->kv_stride, KEYS);
 }
 
 extern "C" cudaError_t attention_hopper_launch(const attention_plan *plan, bool dependent, cudaStream_t stream) {

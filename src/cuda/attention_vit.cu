@@ -11,6 +11,7 @@
 #include "attention.h"
 #include "common.cuh"
 #include "launch.cuh"
+#include "tensor_map.cuh"
 #include "wgmma.cuh"
 
 enum { ROWS = 128, KEYS = 256, HALF = 128, HEAD_DIM = 72, MAIN = 128, TAIL = 32 }; /* MAIN, TAIL: bytes of a row */
@@ -170,16 +171,12 @@ __global__ void __launch_bounds__(256, 1)
 #endif
 }
 
-typedef CUresult (*encode_function)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *,
-                                    const cuuint64_t *, const cuuint32_t *, const cuuint32_t *, CUtensorMapInterleave,
-                                    CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
-
 static bool encode_heads(CUtensorMap *map, void *encode, const void *base, const attention_problem *p, int stride,
                          bool tail) {
     cuuint64_t sizes[3] = {HEAD_DIM, (cuuint64_t)p->heads, (cuuint64_t)p->sequences * KEYS};
     cuuint64_t strides[2] = {HEAD_DIM * 2, (cuuint64_t)stride * 2};
     cuuint32_t box[3] = {(cuuint32_t)(tail ? TAIL : MAIN) / 2, 1, ROWS}, steps[3] = {1, 1, 1};
-    return ((encode_function)encode)(
+    return ((tensor_map_encoder)encode)(
                map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, (void *)base, sizes, strides, box, steps,
                CU_TENSOR_MAP_INTERLEAVE_NONE, tail ? CU_TENSOR_MAP_SWIZZLE_32B : CU_TENSOR_MAP_SWIZZLE_128B,
                CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;

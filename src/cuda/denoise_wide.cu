@@ -61,11 +61,11 @@ __global__ void __launch_bounds__(WIDE_THREADS)
             asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
             auto load_weights = [&](int stage, int block) {
                 mbarrier_expect(&full[stage], STAGE_BYTES);
-                wide_load_once(base + stage * STAGE_BYTES + WIDE_ROWS * 128, &weights_map, block * 64 % p.weights_k,
-                               first_feature, &full[stage], policy);
+                tma_load_hinted(base + stage * STAGE_BYTES + WIDE_ROWS * 128, &weights_map, block * 64 % p.weights_k,
+                                first_feature, &full[stage], policy);
             };
             auto load_operand = [&](int stage, int block) {
-                wide_load(base + stage * STAGE_BYTES, &operand_map, block * 64, first_row, &full[stage]);
+                tma_load(base + stage * STAGE_BYTES, &operand_map, block * 64, first_row, &full[stage]);
             };
             for (int s = 0; s < ahead; s++) load_weights(s, k_begin + s);
             grid_wait();
@@ -305,9 +305,11 @@ extern "C" cudaError_t wide_launch(skinny_epilogue epilogue, const skinny_proble
     const wide_variant v = variant_of(epilogue, row_tiles > 2);
     if (p->features % v.bn || p->k % 64 || p->weights_k % 64 || p->k / 64 < v.split) return cudaErrorNotSupported;
     CUtensorMap weights_map, operand_map;
-    if (!wide_encode(&weights_map, encode, p->weights, p->features, p->weights_k, v.bn) ||
-        !wide_encode(&operand_map, encode, p->operand, p->rows, p->operand_k, WIDE_ROWS))
-        return cudaErrorInvalidValue;
+    cudaError_t status =
+        tensor_map_encode(&weights_map, encode, p->weights, p->features, p->weights_k, p->weights_k, v.bn);
+    if (status == cudaSuccess)
+        status = tensor_map_encode(&operand_map, encode, p->operand, p->rows, p->operand_k, p->operand_k, WIDE_ROWS);
+    if (status != cudaSuccess) return status;
     return launch(v.kernel, dim3(p->features / v.bn * v.split, row_tiles), WIDE_THREADS, v.shared_bytes, v.split,
                   dependent, stream, weights_map, operand_map, *p);
 }

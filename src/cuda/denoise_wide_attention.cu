@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(WIDE_THREADS)
             const int row = of_prefix ? start + tile * KEYS : b * p.slots + (tile - prefix_tiles) * KEYS;
             uint64_t *full = values ? v_full : k_full;
             mbarrier_expect(full, TILE_BYTES);
-            for (int i = 0; i < 4; i++) wide_load((values ? v_at : k_at) + i * PART, map, i * 64, row, full);
+            for (int i = 0; i < 4; i++) tma_load((values ? v_at : k_at) + i * PART, map, i * 64, row, full);
         };
         if (lane == 0 && piece < prefix_tiles) {
             load_keys(piece, false);
@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(WIDE_THREADS)
             const int token = first_token + lane / 4, row = token < p.horizon ? b * p.horizon + token
                                                             : token < tokens  ? p.action_rows + b
                                                                               : 1 << 26;
-            wide_load(q_at + lane % 4 * PART + lane / 4 * 1024, &q_map, lane % 4 * 64, row * heads, q_full);
+            tma_load(q_at + lane % 4 * PART + lane / 4 * 1024, &q_map, lane % 4 * 64, row * heads, q_full);
             if (lane == 0) {
                 if (piece >= prefix_tiles) {
                     load_keys(piece, false);
@@ -201,19 +201,6 @@ __global__ void __launch_bounds__(WIDE_THREADS)
 #endif
 }
 
-typedef CUresult (*encode_function)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *,
-                                    const cuuint64_t *, const cuuint32_t *, const cuuint32_t *, CUtensorMapInterleave,
-                                    CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
-
-bool wide_encode(CUtensorMap *map, void *encode, const void *base, int rows, int columns, int box_rows) {
-    cuuint64_t sizes[2] = {(cuuint64_t)columns, (cuuint64_t)rows}, strides[1] = {(cuuint64_t)columns * 2};
-    cuuint32_t box[2] = {64, (cuuint32_t)box_rows}, steps[2] = {1, 1};
-    return ((encode_function)encode)(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)base, sizes, strides, box, steps,
-                                     CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                                     CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                                     CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
-}
-
 cudaError_t wide_attention_setup(void) {
     cudaError_t status =
         cudaFuncSetAttribute(wide_attention_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED_BYTES);
@@ -229,13 +216,21 @@ extern "C" cudaError_t wide_attention_launch(const suffix_attention_problem *p, 
     const int rows = (p->action_rows + (p->state_rows ? p->batch : 0)) * p->heads;
     int split = MOST_BLOCKS;
     while (split > 1 && units * split > multiprocessors) split /= 2;
-    CUtensorMap q, k, v, suffix_k, suffix_v;
-    if (!wide_encode(&q, encode, p->q, rows, HEAD_DIM, 8) ||
-        !wide_encode(&k, encode, p->keys, prefix_rows, HEAD_DIM, KEYS) ||
-        !wide_encode(&v, encode, p->values, prefix_rows, HEAD_DIM, KEYS) ||
-        !wide_encode(&suffix_k, encode, p->suffix_keys, p->batch * p->slots, HEAD_DIM, KEYS) ||
-        !wide_encode(&suffix_v, encode, p->suffix_values, p->batch * p->slots, HEAD_DIM, KEYS))
-        return cudaErrorInvalidValue;
+    const int suffix = p->batch * p->slots;
+    CUtensorMap maps[5];
+    const struct {
+        const void *base;
+        int rows, box_rows;
+    } of[5] = {{p->q, rows, 8},
+               {p->keys, prefix_rows, KEYS},
+               {p->values, prefix_rows, KEYS},
+               {p->suffix_keys, suffix, KEYS},
+               {p->suffix_values, suffix, KEYS}};
+    for (int i = 0; i < 5; i++) {
+        const cudaError_t status =
+            tensor_map_encode(&maps[i], encode, of[i].base, of[i].rows, HEAD_DIM, HEAD_DIM, of[i].box_rows);
+        if (status != cudaSuccess) return status;
+    }
     return launch(wide_attention_kernel, dim3(split, tiles, p->batch), WIDE_THREADS, SHARED_BYTES, split, dependent,
-                  stream, q, k, v, suffix_k, suffix_v, *p);
+                  stream, maps[0], maps[1], maps[2], maps[3], maps[4], *p);
 }

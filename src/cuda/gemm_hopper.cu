@@ -183,21 +183,6 @@ extern "C" cudaError_t gemm_setup(void) {
     return gemm_rows_setup();
 }
 
-typedef CUresult (*encode_function)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *,
-                                    const cuuint64_t *, const cuuint32_t *, const cuuint32_t *, CUtensorMapInterleave,
-                                    CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
-
-static cudaError_t encode_map(CUtensorMap *map, void *encode, const void *base, int rows, int k, int stride,
-                              int box_rows, int bk) {
-    cuuint64_t sizes[2] = {(cuuint64_t)k, (cuuint64_t)rows}, strides[1] = {(cuuint64_t)stride * 2};
-    cuuint32_t box[2] = {(cuuint32_t)bk, (cuuint32_t)box_rows}, steps[2] = {1, 1};
-    CUresult result = ((encode_function)encode)(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)base, sizes, strides,
-                                                box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-                                                bk == 64 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B,
-                                                CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-    return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
-}
-
 extern "C" cudaError_t gemm_plan_make(gemm_plan *plan, gemm_epilogue epilogue, const gemm_problem *problem,
                                       gemm_choice choice, int multiprocessors, void *encode) {
     const gemm_variant *v = variant_find(epilogue, choice.variant);
@@ -214,11 +199,11 @@ extern "C" cudaError_t gemm_plan_make(gemm_plan *plan, gemm_epilogue epilogue, c
     const int most = v->share == SHARE_NONE ? multiprocessors : multiprocessors / 2 * 2;
     plan->grid = units < most ? units : most;
     cudaError_t status =
-        encode_map(&plan->weights_map, encode, problem->weights, problem->first_feature + problem->features, problem->k,
-                   problem->weights_stride, v->share == SHARE_WEIGHTS ? v->bm / 2 : v->bm, v->bk);
+        tensor_map_encode(&plan->weights_map, encode, problem->weights, problem->first_feature + problem->features,
+                          problem->k, problem->weights_stride, v->share == SHARE_WEIGHTS ? v->bm / 2 : v->bm, v->bk);
     if (status != cudaSuccess) return status;
-    return encode_map(&plan->input_map, encode, problem->input, problem->tokens, problem->k, problem->input_stride,
-                      v->share == SHARE_INPUT ? round_up(v->bn, 16) / 2 : v->bn, v->bk);
+    return tensor_map_encode(&plan->input_map, encode, problem->input, problem->tokens, problem->k,
+                             problem->input_stride, v->share == SHARE_INPUT ? round_up(v->bn, 16) / 2 : v->bn, v->bk);
 }
 
 extern "C" cudaError_t gemm_launch(gemm_epilogue epilogue, const gemm_plan *plan, bool dependent, cudaStream_t stream) {

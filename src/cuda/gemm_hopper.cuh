@@ -18,6 +18,7 @@
 #define PI0_CUDA_GEMM_HOPPER_CUH
 
 #include "gemm_epilogue_hopper.cuh"
+#include "tensor_map.cuh"
 #include "wgmma.cuh"
 
 /* k-blocks of weights asked for ahead of their use, into L2: memory is too far away for the stages to cover. */
@@ -50,27 +51,6 @@ struct gemm_shape {
     static constexpr int PRODUCER_REGISTERS = CONSUMERS == 3 ? 32 : GROUPS * BN > 350 ? 24 : 40;
     static constexpr int CONSUMER_REGISTERS = CONSUMERS == 3 ? 160 : GROUPS * BN > 350 ? 240 : 232;
 };
-
-#ifdef PI0_HOPPER
-__device__ __forceinline__ void tma_load(uint32_t to, const CUtensorMap *map, int k, int row, uint64_t *barrier) {
-    asm volatile(
-        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(
-            to),
-        "l"(map), "r"(k), "r"(row), "r"(shared_address(barrier))
-        : "memory");
-}
-__device__ __forceinline__ void tma_load_multicast(uint32_t to, const CUtensorMap *map, int k, int row,
-                                                   uint64_t *barrier, uint16_t blocks) {
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
-                 "[%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
-                 "l"(map), "r"(k), "r"(row), "r"(shared_address(barrier)), "h"(blocks)
-                 : "memory");
-}
-__device__ __forceinline__ void tma_prefetch(const CUtensorMap *map, int k, int row) {
-    asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global.tile [%0, {%1, %2}];" ::"l"(map), "r"(k), "r"(row)
-                 : "memory");
-}
-#endif
 
 template <gemm_epilogue EPILOGUE, int CONSUMERS, int GROUPS, int BN, bool PING_PONG, gemm_share SHARE, int BK>
 __global__ void __launch_bounds__((CONSUMERS + 1) * 128, 1)

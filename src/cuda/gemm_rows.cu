@@ -98,20 +98,6 @@ cudaError_t gemm_rows_setup(void) {
     return cudaSuccess;
 }
 
-typedef CUresult (*encode_function)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *,
-                                    const cuuint64_t *, const cuuint32_t *, const cuuint32_t *, CUtensorMapInterleave,
-                                    CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
-
-static cudaError_t encode_map(CUtensorMap *map, void *encode, const void *base, int rows, int k, int stride,
-                              int box_rows) {
-    cuuint64_t sizes[2] = {(cuuint64_t)k, (cuuint64_t)rows}, strides[1] = {(cuuint64_t)stride * 2};
-    cuuint32_t box[2] = {64, (cuuint32_t)box_rows}, steps[2] = {1, 1};
-    CUresult result = ((encode_function)encode)(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)base, sizes, strides,
-                                                box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                                                CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-    return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
-}
-
 cudaError_t gemm_rows_plan(gemm_plan *plan, gemm_epilogue epilogue, int variant, void *encode) {
     const rows_variant *v = variant_find(epilogue, variant);
     const gemm_problem *p = &plan->problem;
@@ -119,11 +105,11 @@ cudaError_t gemm_rows_plan(gemm_plan *plan, gemm_epilogue epilogue, int variant,
     plan->tiles_m = tiles_m_of(v, p->tokens);
     plan->tiles_n = tiles_n_of(v, p->features);
     plan->grid = plan->tiles_m * plan->tiles_n;
-    cudaError_t status = encode_map(&plan->weights_map, encode, p->weights, p->first_feature + p->features, p->k,
-                                    p->weights_stride, v->share > 1 ? v->bn / v->share : v->bn);
+    cudaError_t status = tensor_map_encode(&plan->weights_map, encode, p->weights, p->first_feature + p->features, p->k,
+                                           p->weights_stride, v->share > 1 ? v->bn / v->share : v->bn);
     if (status != cudaSuccess) return status;
-    return encode_map(&plan->input_map, encode, p->input, p->tokens, p->k, p->input_stride,
-                      v->share < -1 ? v->bm / -v->share : v->bm);
+    return tensor_map_encode(&plan->input_map, encode, p->input, p->tokens, p->k, p->input_stride,
+                             v->share < -1 ? v->bm / -v->share : v->bm);
 }
 
 cudaError_t gemm_rows_launch(gemm_epilogue epilogue, int variant, const gemm_plan *plan, bool dependent,

@@ -19,6 +19,7 @@
 
 #include "common.cuh"
 #include "gemm.h"
+#include "tensor_map.cuh"
 #include "wgmma.cuh"
 
 struct rows_geometry {
@@ -49,21 +50,6 @@ template <gemm_epilogue EPILOGUE, int GROUPS, int BN, int SHARE> struct rows_sha
 };
 
 #ifdef PI0_HOPPER
-__device__ __forceinline__ void rows_load(uint32_t to, const CUtensorMap *map, int k, int row, uint64_t *barrier) {
-    asm volatile(
-        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(
-            to),
-        "l"(map), "r"(k), "r"(row), "r"(shared_address(barrier))
-        : "memory");
-}
-/* To the same place in all `blocks` of the cluster (a mask), and to their barriers. */
-__device__ __forceinline__ void rows_load_shared(uint32_t to, const CUtensorMap *map, int k, int row, uint64_t *barrier,
-                                                 uint16_t blocks) {
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
-                 "[%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
-                 "l"(map), "r"(k), "r"(row), "r"(shared_address(barrier)), "h"(blocks)
-                 : "memory");
-}
 /* 16 bytes of shared memory: by a pointer whose space the compiler has lost, loads would be generic ones. */
 __device__ __forceinline__ float4 rows_read(uint32_t shared) {
     float4 v;
@@ -266,19 +252,19 @@ __global__ void __launch_bounds__(GROUPS * 128 + 32, 1)
                 const uint32_t to = base + stage * STAGE_BYTES + BM * 128;
                 mbarrier_expect(&full[stage], STAGE_BYTES);
                 if constexpr (SHARE > 1)
-                    rows_load_shared(to + rank * ROWS * 128, &weights_map, k_block * 64, weights_row + rank * ROWS,
-                                     &full[stage], (1 << SHARERS) - 1);
+                    tma_load_multicast(to + rank * ROWS * 128, &weights_map, k_block * 64, weights_row + rank * ROWS,
+                                       &full[stage], (1 << SHARERS) - 1);
                 else
-                    rows_load(to, &weights_map, k_block * 64, weights_row, &full[stage]);
+                    tma_load(to, &weights_map, k_block * 64, weights_row, &full[stage]);
             };
             auto load_input = [&](int stage, int k_block) {
                 constexpr int ROWS = BM / shape::INPUT_SHARERS;
                 const uint32_t to = base + stage * STAGE_BYTES;
                 if constexpr (SHARE < -1)
-                    rows_load_shared(to + rank * ROWS * 128, &input_map, k_block * 64, first_token + rank * ROWS,
-                                     &full[stage], (1 << SHARERS) - 1);
+                    tma_load_multicast(to + rank * ROWS * 128, &input_map, k_block * 64, first_token + rank * ROWS,
+                                       &full[stage], (1 << SHARERS) - 1);
                 else
-                    rows_load(to, &input_map, k_block * 64, first_token, &full[stage]);
+                    tma_load(to, &input_map, k_block * 64, first_token, &full[stage]);
             };
             prefetch_map(&input_map); /* else it would be fetched while all wait for the input */
             for (int s = 0; s < ahead; s++) load_weights(s, s);
